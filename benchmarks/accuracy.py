@@ -1,0 +1,54 @@
+"""What an artifact's people are worth: counts and flags, parity with the reference, AP against labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from yolopose.runtime.contract import Contract
+from yolopose.runtime.result import CANDIDATES_CUT, NMS_NOT_CONVERGED, PEOPLE_CUT, PoseResult
+
+from .inputs import BenchImages
+from .report import Found
+
+
+def summary(results: Sequence[PoseResult], score: float) -> Found:
+    def flagged(bit: int) -> int:
+        return sum(bool(people.flags & bit) for people in results)
+
+    return Found(
+        score=score,
+        images=len(results),
+        people=sum(len(people) for people in results),
+        max_candidates=max((people.num_candidates for people in results), default=0),
+        candidates_cut=flagged(CANDIDATES_CUT),
+        people_cut=flagged(PEOPLE_CUT),
+        nms_not_converged=flagged(NMS_NOT_CONVERGED),
+    )
+
+
+def parity(
+    reference: Sequence[PoseResult],
+    artifact: Sequence[PoseResult],
+    contract: Contract,
+    score: float,
+    iou: float,
+    images: BenchImages,
+) -> dict[str, Any]:
+    """Fields of ``export.parity.ParityReport``; both lists in the order of ``images.paths``."""
+    from yolopose.export.parity import compare_people  # numpy alone: neither torch nor onnx
+
+    names = [path.name for path in images.paths]
+    report = compare_people(reference, artifact, contract.skeleton, score, iou_threshold=iou, names=names)
+    return report.to_dict()
+
+
+def average_precision(results: Sequence[PoseResult], contract: Contract, images: BenchImages) -> dict[str, Any]:
+    """Fields of ``evaluation.KeypointAP`` over the images of this run; they must be labelled."""
+    from yolopose.evaluation import evaluate
+
+    assert images.dataset is not None, "AP needs labels"
+    by_id = dict(zip(images.image_ids, results, strict=True))
+    figures = evaluate(by_id, images.dataset, contract.skeleton, image_ids=list(images.image_ids))
+    return asdict(figures)

@@ -1,0 +1,136 @@
+"""From the answers of the child processes to a report: samples of all rounds pooled, medians of what is one a round."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .accuracy import average_precision, parity, summary
+from .inputs import BenchImages
+from .measure import latency, paired_excess, paired_share
+from .people_file import load_people
+from .plan import Plan, Subject
+from .report import ArtifactReport, Identity, NetworkBaseline, ReferenceReport, Start
+
+Answers = Sequence[dict[str, Any]]  # of one kind of job for one subject, one a round
+
+
+def pooled(answers: Answers) -> dict[str, list[float]]:
+    """Samples of all rounds one after the other, none left out."""
+    samples_ms: dict[str, list[float]] = {}
+    for answer in answers:
+        for name, values in answer["samples_ms"].items():
+            samples_ms.setdefault(name, []).extend(values)
+    return samples_ms
+
+
+def identity(subject: Subject) -> Identity:
+    contract, nms = subject.contract, subject.contract.nms
+    precision = contract.precision
+    same = precision.weights == precision.activations
+    return Identity(
+        name=subject.name,
+        bytes=subject.path.stat().st_size,
+        graph_sha256=contract.provenance.graph_sha256,
+        network=contract.model.name,
+        precision=precision.weights if same else f"{precision.weights}/{precision.activations}",
+        shape_hw=subject.shape_hw,
+        candidates=nms.candidates,
+        rounds=nms.rounds,
+        max_people=nms.max_people,
+        score=subject.opening.score,
+        iou=subject.opening.iou,
+        contract_verdict=contract.parity.verdict if contract.parity else None,
+    )
+
+
+def artifact_report(
+    subject: Subject, timed: Answers, network: Answers, first_p50_ms: float | None, plan: Plan, images: BenchImages
+) -> ArtifactReport:
+    """``first_p50_ms``: of the first artifact's total; None when this is the first."""
+    samples_ms = pooled(timed)
+    figures = {name: latency(values) for name, values in samples_ms.items()}
+    overhead = None
+    if "bare" in samples_ms:
+        estimator_ms = [infer + post for infer, post in zip(samples_ms["infer"], samples_ms["post"], strict=True)]
+        overhead = paired_excess(estimator_ms, samples_ms["bare"])
+    batches = timed[0]["throughput"]
+    score, evaluation_score = subject.opening.score, plan.settings.evaluation_score
+    people = load_people(plan.people_file(subject, score))
+    compared = ap = found_evaluation = None
+    if plan.settings.reference is not None:
+        expected = load_people(plan.reference_file(subject, score))
+        compared = parity(expected, people, subject.contract, score, subject.opening.iou, images)
+    if images.dataset is not None:
+        evaluated = load_people(plan.people_file(subject, evaluation_score))
+        found_evaluation = summary(evaluated, evaluation_score)
+        ap = average_precision(evaluated, subject.contract, images)
+    return ArtifactReport(
+        identity=identity(subject),
+        backend=timed[0]["backend"],
+        latency=figures,
+        round_p50_ms=round_medians(timed),
+        overhead=overhead,
+        network=_network_baseline(subject, network),
+        throughput={batch: statistics.median(answer["throughput"][batch] for answer in timed) for batch in batches},
+        start=_start(timed),
+        speed=(first_p50_ms or figures["total"].p50_ms) / figures["total"].p50_ms,
+        found=summary(people, score),
+        found_evaluation=found_evaluation,
+        parity=compared,
+        ap=ap,
+        samples_ms=samples_ms,
+    )
+
+
+def reference_report(timed: Answers, first_p50_ms: float, plan: Plan, images: BenchImages) -> ReferenceReport:
+    assert plan.settings.reference is not None
+    subject = plan.subjects[0]
+    samples_ms = pooled(timed)
+    total = latency(samples_ms["total"])
+    ap = None
+    if images.dataset is not None:
+        results = load_people(plan.reference_file(subject, plan.settings.evaluation_score))
+        ap = average_precision(results, subject.contract, images)
+    return ReferenceReport(
+        name=plan.settings.reference.name,
+        version=timed[0]["version"],
+        threads=timed[0]["threads"],
+        latency={"total": total},
+        round_p50_ms=round_medians(timed),
+        speed=first_p50_ms / total.p50_ms,
+        ap=ap,
+        samples_ms=samples_ms,
+    )
+
+
+def round_medians(timed: Answers) -> tuple[float, ...]:
+    return tuple(latency(answer["samples_ms"]["total"]).p50_ms for answer in timed)
+
+
+def _network_baseline(subject: Subject, answers: Answers) -> NetworkBaseline | None:
+    if not answers:
+        return None
+    samples_ms = pooled(answers)
+    artifact, network = samples_ms["artifact"], samples_ms["network"]
+    share = paired_share(artifact, network) if subject.is_float32 else None
+    return NetworkBaseline(latency(artifact), latency(network), share)
+
+
+def _start(timed: Answers) -> Start:
+    def median(name: str) -> float:
+        return statistics.median(answer[name] for answer in timed)
+
+    return Start(
+        cold_start_ms=median("cold_start_ms"),
+        first_open_ms=median("first_open_ms"),
+        load_ms=median("load_ms"),
+        before_open_mib=_median_known(answer["before_open_mib"] for answer in timed),
+        peak_mib=_median_known(answer["peak_mib"] for answer in timed),
+    )
+
+
+def _median_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None

@@ -1,0 +1,87 @@
+"""``yolopose-bench``: time, memory and accuracy of artifacts, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from yolopose.runtime import console
+from yolopose.runtime.output import atomic_write, output_folder
+
+from . import tables
+from .benchmark import run_benchmark
+from .report import to_json_values
+from .settings import BenchSettings
+
+_DEFAULTS = {field.name: field.default for field in fields(BenchSettings)}
+
+
+def build_parser() -> console.ArgumentParser:
+    parser = console.parser("yolopose-bench", "Measure time, memory and accuracy of artifacts, side by side.")
+    add = parser.add_argument
+    add("artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="exported file; speed is relative to the first")
+    add("--reference", type=Path, metavar="WEIGHTS", help="checkpoint: adds parity, time of PyTorch, bare network")
+    add("--images", type=Path, metavar="DIR", help="folder of photographs; without it synthetic scenes are drawn")
+    add("--data", type=Path, metavar="JSON", help="COCO keypoint labels of --images: adds AP")
+    add("--backend", default=_DEFAULTS["backend"], help="engine that runs the artifacts")
+    add("--device", help="device of the engine (as the engine decides)")
+    add("--threads", type=int, metavar="N", help="threads of the engine (as the engine decides)")
+    add("--imgsz", type=int, nargs="+", metavar="PX", help="input size: one number, or height width (as the contract)")
+    add("--score", type=float, help="score threshold for time and parity (as the contract)")
+    add("--iou", type=float, help="IoU threshold of NMS (as the contract)")
+    _add_sampling(parser)
+    add("--output", type=Path, metavar="DIR", help="folder for benchmark.json and benchmark.md")
+    return parser
+
+
+def _add_sampling(parser: console.ArgumentParser) -> None:
+    def add(flag: str, help_text: str, kind: type = int) -> None:
+        default = _DEFAULTS[flag.replace("-", "_")]
+        parser.add_argument(f"--{flag}", type=kind, default=default, metavar="N", help=help_text)
+
+    add("evaluation-score", "score threshold for AP", float)
+    add("batch", "throughput is measured at batch 1 and N")
+    add("limit", "at most N images, evenly spread (all; 32 synthetic scenes)")
+    add("iterations", "timed images of each artifact, all rounds together")
+    add("warmup", "images before the measurement of each round, not counted")
+    add("rounds", "fresh processes of each artifact; artifacts take turns")
+
+
+def settings_from(arguments: argparse.Namespace) -> BenchSettings:
+    values = {name: getattr(arguments, name) for name in _DEFAULTS}
+    values["artifacts"] = tuple(arguments.artifacts)
+    if arguments.imgsz is not None:
+        if len(arguments.imgsz) > 2:
+            raise ValueError(f"--imgsz takes one number, or height and width; got {arguments.imgsz}")
+        values["imgsz"] = (arguments.imgsz[0], arguments.imgsz[-1])
+    return BenchSettings(**values)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def command(arguments: argparse.Namespace, terminal: console.Console) -> None:
+        settings = settings_from(arguments)
+        folder = None if settings.output is None else output_folder(settings.output)
+        if folder is not None:
+            # An unwritable folder is found out now, not after minutes of measuring.
+            atomic_write(folder / "benchmark.md", "A benchmark is running, or was interrupted.\n")
+        report = run_benchmark(settings, terminal, shlex.join(["yolopose-bench", *words]))
+        document = to_json_values(report)
+        if folder is not None:
+            lines = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
+            atomic_write(folder / "benchmark.json", lines + "\n")
+            atomic_write(folder / "benchmark.md", tables.markdown(report))
+            terminal.say(f"written: {folder / 'benchmark.json'}, {folder / 'benchmark.md'}")
+        terminal.result(document, tables.text(report))
+
+    return console.run(command, build_parser(), words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The pictures of a run: photographs, labelled photographs, or synthetic scenes when none are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from yolopose.runtime.images import list_images
+
+from .settings import BenchSettings
+
+if TYPE_CHECKING:
+    from yolopose.data.coco import CocoKeypoints
+
+SCENES = 32  # drawn when no folder is given and no --limit
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BenchImages:
+    """``image_ids`` and ``dataset`` only where labels were given; then ``image_ids[i]`` is the id of ``paths[i]``."""
+
+    description: str
+    paths: tuple[Path, ...]
+    image_ids: tuple[int, ...] = ()
+    dataset: CocoKeypoints | None = None
+
+
+def gather_images(settings: BenchSettings, scratch: Path) -> BenchImages:
+    """Scenes are drawn in ``scratch``. Raises SourceError for a bad or empty folder, DataError for damaged labels."""
+    if settings.images is None:
+        return _synthetic(settings.limit or SCENES, scratch)
+    if settings.data is None:
+        paths = evenly(list_images(settings.images), settings.limit)
+        return BenchImages(f"photographs of {settings.images}, without labels", tuple(path.resolve() for path in paths))
+    from yolopose.data.coco import read_coco
+
+    dataset = read_coco(settings.data, settings.images)
+    chosen = evenly(dataset.images, settings.limit)
+    return BenchImages(
+        f"{settings.images}, labelled by {settings.data.name}",
+        tuple(Path(image.path).resolve() for image in chosen),
+        tuple(image.id for image in chosen),
+        dataset,
+    )
+
+
+def _synthetic(count: int, scratch: Path) -> BenchImages:
+    from yolopose.data.synthetic import SyntheticScenes
+
+    SyntheticScenes(count).save_coco(scratch)
+    paths = sorted(path for path in scratch.rglob("*") if path.suffix in (".png", ".jpg"))
+    return BenchImages("synthetic scenes of yolopose.data.synthetic, seed 0; no photographs were given", tuple(paths))
+
+
+def evenly(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most ``limit`` of the items, evenly spread, in their order; the same ones each time."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]

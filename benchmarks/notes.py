@@ -1,0 +1,76 @@
+"""What a reader of the figures has to know: drawn from the report itself, so that nobody has to remember to say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .report import ArtifactReport, BenchReport
+
+_BUSY_LOAD = 0.5  # runnable processes per usable core, before we start any
+_ROUND_SPREAD = 0.05
+_PERCENTILE_SAMPLES = 100  # below, p99 is the maximum
+
+
+def notes(report: BenchReport) -> Iterator[str]:
+    if report.images.startswith("synthetic"):
+        yield "synthetic scenes: time and parity are real, accuracy on photographs is not shown (--images, --data)"
+    yield from _machine_notes(report)
+    if report.iterations < _PERCENTILE_SAMPLES:
+        yield f"n = {report.iterations}: p99 is the slowest sample; take --iterations {_PERCENTILE_SAMPLES} or more"
+    if not any(artifact.parity or artifact.ap for artifact in report.artifacts):
+        yield f"speed without accuracy: give --reference or --data; the contracts say {_verdicts(report)}"
+    for artifact in report.artifacts:
+        yield from _artifact_notes(artifact)
+        yield from _speed_notes(artifact, report.artifacts[0])
+
+
+def round_spread(round_p50_ms: tuple[float, ...]) -> float:
+    """How far the medians of the rounds lie apart, as a share of the fastest."""
+    return max(round_p50_ms) / min(round_p50_ms) - 1
+
+
+def _machine_notes(report: BenchReport) -> Iterator[str]:
+    machine = report.machine
+    if machine.load_average is not None and machine.load_average[0] > _BUSY_LOAD * machine.usable_cores:
+        load = f"load average {machine.load_average[0]:.2f} on {machine.usable_cores:g} cores"
+        yield f"the machine was busy at start: {load}"
+    if report.threads is not None and report.threads > machine.usable_cores:
+        yield f"{report.threads} threads on {machine.usable_cores:g} usable cores"
+    if machine.governor not in (None, "performance"):
+        yield f"frequency governor {machine.governor!r}: clocks may have changed while measuring"
+
+
+def _artifact_notes(artifact: ArtifactReport) -> Iterator[str]:
+    name = artifact.identity.name
+    spread = round_spread(artifact.round_p50_ms)
+    if spread > _ROUND_SPREAD:
+        yield f"{name}: medians of the rounds lie {100 * spread:.1f} % apart; the machine was not quiet"
+    for found in (artifact.found, artifact.found_evaluation):
+        if found is None:
+            continue
+        flags = {
+            f"more candidates than C = {artifact.identity.candidates}": found.candidates_cut,
+            f"more people than M = {artifact.identity.max_people}": found.people_cut,
+            f"NMS not converged after R = {artifact.identity.rounds} rounds": found.nms_not_converged,
+        }
+        for what, images in flags.items():
+            if images:
+                yield f"{name}: {what} on {images} of {found.images} images at score {found.score:g}"
+
+
+def _speed_notes(artifact: ArtifactReport, first: ArtifactReport) -> Iterator[str]:
+    """Lower precision that does not pay, and differences that the noise of the rounds could explain."""
+    if artifact is first:
+        return
+    noise = max(round_spread(artifact.round_p50_ms), round_spread(first.round_p50_ms))
+    name, precision = artifact.identity.name, artifact.identity.precision
+    within_noise = abs(artifact.speed - 1) <= noise
+    if within_noise:
+        spread = f"rounds differ by {100 * noise:.1f} % themselves"
+        yield f"{name}: no difference in speed from {first.identity.name} is shown, {spread}"
+    if precision != "float32" and first.identity.precision == "float32" and (artifact.speed < 1 or within_noise):
+        yield f"{name}: {precision} is not worth it here, {artifact.speed:.2f}x the speed of {first.identity.name}"
+
+
+def _verdicts(report: BenchReport) -> str:
+    return ", ".join(f"{a.identity.name}: {a.identity.contract_verdict or 'nothing'}" for a in report.artifacts)

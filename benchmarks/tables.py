@@ -1,0 +1,221 @@
+"""A report as tables, as text for the terminal and as markdown."""
+
+from __future__ import annotations
+
+import math
+
+from yolopose.runtime.machine import Machine
+
+from .measure import Latency, Paired
+from .report import ArtifactReport, BenchReport, Found
+from .table import Table
+
+
+def tables(report: BenchReport) -> list[Table]:
+    found = [_latency_table(report), _overhead_table(report), _start_table(report), _people_table(report)]
+    if any(artifact.parity for artifact in report.artifacts):
+        found.append(_parity_table(report))
+    if any(artifact.ap for artifact in report.artifacts):
+        found.append(_ap_table(report))
+    return found
+
+
+def text(report: BenchReport) -> str:
+    parts = [table.text() for table in tables(report)]
+    parts.append(_machine_text(report))
+    parts.append("\n".join(f"note: {note}" for note in report.notes))
+    return "\n\n".join(part for part in parts if part)
+
+
+def markdown(report: BenchReport) -> str:
+    notes = [f"- {note}" for note in report.notes]
+    parts = [
+        "# yolopose-bench",
+        f"`{report.command}`",
+        *(["\n".join(notes)] if notes else []),
+        *(table.markdown() for table in tables(report)),
+        "## Machine and conditions",
+        _machine_text(report).replace("\n", "  \n"),
+        "What each figure means: docs/benchmark.md.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _paired(figure: Paired | None) -> str:
+    """Median with its 95 % interval."""
+    if figure is None:
+        return "-"
+    return f"{100 * figure.median:.2f} % [{100 * figure.low:.2f}, {100 * figure.high:.2f}]"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+
+
+def _latency_table(report: BenchReport) -> Table:
+    def stage(figure: Latency) -> str:
+        return ms(figure.p50_ms)
+
+    def total(figure: Latency) -> tuple[str, ...]:
+        return (ms(figure.p50_ms), ms(figure.p90_ms), ms(figure.p99_ms), ms(figure.mean_ms), str(figure.n))
+
+    rows = []
+    for artifact in report.artifacts:
+        latency = artifact.latency
+        stages = (stage(latency["pre"]), stage(latency["infer"]), ms(latency["infer"].p99_ms), stage(latency["post"]))
+        rows.append((artifact.identity.name, *stages, *total(latency["total"]), f"{artifact.speed:.2f}x"))
+    if report.reference:
+        reference = report.reference
+        stages = ("-", "-", "-", "-")
+        name, speed = f"{reference.name} (PyTorch)", f"{reference.speed:.2f}x"
+        rows.append((name, *stages, *total(reference.latency["total"]), speed))
+    return Table(
+        "Latency of one image, ms",
+        ("artifact", "pre", "infer", "infer p99", "post", "total p50", "p90", "p99", "mean", "n", "speed"),
+        tuple(rows),
+        "pre, infer, post: medians of the stages; total: the public call, timed by itself; "
+        "speed: p50 of the first over this one",
+    )
+
+
+def _overhead_table(report: BenchReport) -> Table:
+    rows = []
+    for artifact in report.artifacts:
+        overhead, network = artifact.overhead, artifact.network
+        rows.append(
+            (
+                artifact.identity.name,
+                ms(artifact.latency["bare"].p50_ms if "bare" in artifact.latency else None),
+                _paired(overhead),
+                percent(overhead.p90 if overhead else None),
+                ms(network.artifact.p50_ms if network else None),
+                ms(network.network.p50_ms if network else None),
+                _paired(network.tail_share if network else None),
+            )
+        )
+    return Table(
+        "Baselines, ms",
+        ("artifact", "bare artifact", "overhead", "p90", "bare artifact*", "bare network*", "tail share"),
+        tuple(rows),
+        "overhead: estimator from a letterboxed frame over the bare artifact, median of pairs [95 % interval]; "
+        "*: second pair, in turn in one process; tail share: normalisation, decoding and NMS as a share of inference",
+    )
+
+
+def _start_table(report: BenchReport) -> Table:
+    batches = sorted({batch for artifact in report.artifacts for batch in artifact.throughput}, key=int)
+    rates = tuple(f"img/s b{batch}" for batch in batches)
+    rows = []
+    for artifact in report.artifacts:
+        start = artifact.start
+        rows.append(
+            (
+                artifact.identity.name,
+                *(f"{artifact.throughput[batch]:.1f}" if batch in artifact.throughput else "-" for batch in batches),
+                ms(start.cold_start_ms),
+                ms(start.load_ms),
+                "-" if start.peak_mib is None else f"{start.peak_mib:.0f}",
+                "-" if start.before_open_mib is None else f"{start.before_open_mib:.0f}",
+                f"{artifact.identity.bytes / 2**20:.2f}",
+            )
+        )
+    return Table(
+        "Throughput, start and size",
+        ("artifact", *rates, "cold start ms", "load ms", "peak MiB", "before open MiB", "file MiB"),
+        tuple(rows),
+        "cold start: process start to first result; load: opening it again in the warm process; peak: a process with "
+        "this artifact alone, one image at a time",
+    )
+
+
+def _people_table(report: BenchReport) -> Table:
+    rows = []
+    for artifact in report.artifacts:
+        for found in (artifact.found, artifact.found_evaluation):
+            if found is not None:
+                rows.append((artifact.identity.name, *_found_cells(artifact, found)))
+    return Table(
+        "People found",
+        (
+            *("artifact", "precision", "input", "score >", "images", "people"),
+            *("most candidates", "C", "C cut", "M cut", "NMS cut"),
+        ),
+        tuple(rows),
+        "C cut, M cut, NMS cut: images flagged because candidates, people or rounds of suppression ran out",
+    )
+
+
+def _found_cells(artifact: ArtifactReport, found: Found) -> tuple[str, ...]:
+    identity = artifact.identity
+    counts = (found.images, found.people, found.max_candidates, identity.candidates)
+    cut = (found.candidates_cut, found.people_cut, found.nms_not_converged)
+    return (
+        identity.precision,
+        "x".join(map(str, identity.shape_hw)),
+        f"{found.score:g}",
+        *map(str, counts),
+        *map(str, cut),
+    )
+
+
+def _parity_table(report: BenchReport) -> Table:
+    rows = []
+    for artifact in report.artifacts:
+        parity = artifact.parity or {}
+        counts = tuple(str(parity.get(key, "-")) for key in ("people", "matched", "missing", "extra", "borderline"))
+        figures = tuple(_number(parity.get(key)) for key in ("max_px", "mean_px", "max_score_deviation"))
+        oks = _number(parity.get("mean_oks"), 7)
+        rows.append((artifact.identity.name, *counts, *figures, oks, str(parity.get("worst_image") or "-")))
+    return Table(
+        "Parity with the PyTorch reference",
+        (
+            *("artifact", "people", "matched", "missing", "extra", "borderline"),
+            *("max px", "mean px", "max score", "OKS", "worst image"),
+        ),
+        tuple(rows),
+        "borderline: within 1e-4 of a threshold, in neither missing nor extra",
+    )
+
+
+def _ap_table(report: BenchReport) -> Table:
+    keys = ("ap", "ap50", "ap75", "ap_m", "ap_l", "ar")
+    named = [(artifact.identity.name, artifact.ap) for artifact in report.artifacts]
+    if report.reference:
+        named.append((f"{report.reference.name} (PyTorch)", report.reference.ap))
+    rows = []
+    for name, ap in named:
+        ap = ap or {}
+        counts = (str(ap.get("images", "-")), str(ap.get("people", "-")))
+        rows.append((name, *(_number(ap.get(key)) for key in keys), *counts))
+    header = ("artifact", "AP", "AP50", "AP75", "AP M", "AP L", "AR", "images", "people")
+    return Table("COCO keypoint AP", header, tuple(rows))
+
+
+def _machine_text(report: BenchReport) -> str:
+    machine = report.machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    backends = sorted({f"{a.backend['name']} on {a.backend['device']}" for a in report.artifacts})
+    threads = "as the engine decides" if report.threads is None else str(report.threads)
+    lines = [
+        f"{machine.cpu}, {machine.usable_cores:g} of {machine.logical_cores} logical cores usable, {machine.system}",
+        f"instruction sets: {' '.join(machine.isa) or 'unknown'}",
+        f"{machine.python}; {versions}",
+        f"backend: {', '.join(backends)}; threads: {threads}; {_load_text(machine)}",
+        f"images: {report.images} ({report.num_images}), cycled",
+        f"{report.iterations} timed images an artifact in {report.rounds} rounds of a fresh process each, artifacts in "
+        f"turn; {report.warmup} warm-up images a round before; no sample discarded; {report.created}",
+    ]
+    return "\n".join(lines)
+
+
+def _load_text(machine: Machine) -> str:
+    load = "unknown" if machine.load_average is None else f"{machine.load_average[0]:.2f} at start"
+    return f"load average {load}" + (f"; frequency governor {machine.governor}" if machine.governor else "")

@@ -1,0 +1,150 @@
+"""``yolopose-export``: weights in, verified artifact out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolopose.runtime.console import Console, parser, run
+from yolopose.runtime.contract import NmsInfo
+from yolopose.runtime.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from .pipeline import ExportConfig, Exported
+
+PROG = "yolopose-export"
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser(
+        PROG, "Turn weights into one ONNX file with pre-processing, decode and NMS inside, verified against PyTorch."
+    )
+    add = made.add_argument
+    add("--weights", required=True, metavar="FILE|demo", help="a checkpoint (docs/weights.md), or the demo network")
+    add("--output", type=Path, metavar="PATH", help="file ending in .onnx, or folder; default: beside the weights")
+    add("--format", choices=("onnx", "engine"), default="onnx", help="engine (TensorRT) is not there yet")
+    add("--fp16", action="store_true", help="float16 up to the prediction convolutions, float32 from there on")
+    add("--int8", action="store_true", help="not there yet")
+    add(
+        "--imgsz",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="one number: best square size of a dynamic file; two (H W): fixed",
+    )
+    add("--batch", default="dynamic", metavar="dynamic|N", help="batch size: decided at run time, or fixed")
+    add("--data", type=Path, metavar="JSON", help="COCO keypoint labels of --images: keypoint AP before and after")
+    add("--images", type=Path, metavar="DIR", help="photographs to verify on; default: synthetic scenes")
+    add("--limit", type=int, default=64, metavar="N", help="verify on at most N images, evenly spread; 0: all")
+    add("--max-ap-drop", type=float, default=0.5, metavar="POINTS", help="keypoint AP that --fp16 may lose, of 100")
+    defaults = NmsInfo()
+    add("--score", type=float, default=defaults.score_threshold, help="default score threshold inside the file")
+    add("--iou", type=float, default=defaults.iou_threshold, help="default IoU threshold inside the file")
+    add("--max-people", type=int, default=defaults.max_people, metavar="M", help="rows of the output")
+    add("--candidates", type=int, default=defaults.candidates, metavar="C", help="anchors that enter suppression")
+    add("--rounds", type=int, default=defaults.rounds, metavar="R", help="rounds of suppression")
+    return made
+
+
+def _config(arguments: argparse.Namespace) -> ExportConfig:
+    from .onnx_export import ShapeConfig
+    from .pipeline import ExportConfig
+
+    if arguments.int8:
+        raise ValueError("--int8 is not there yet: this version writes float32 and, with --fp16, float16")
+    if arguments.format == "engine":
+        raise ValueError("--format engine is not there yet: build a TensorRT plan from the .onnx with trtexec")
+    if arguments.limit < 0:
+        raise ValueError(f"--limit must be 0 (all) or more, got {arguments.limit}")
+    if not arguments.max_ap_drop >= 0:
+        raise ValueError(f"--max-ap-drop must be 0 or more points, got {arguments.max_ap_drop}")
+    size, shape_hw = _size(arguments.imgsz)
+    batch = None
+    if arguments.batch != "dynamic":
+        if not arguments.batch.isdecimal() or int(arguments.batch) < 1:
+            raise ValueError(f"--batch must be 'dynamic' or a number from 1, got {arguments.batch!r}")
+        batch = int(arguments.batch)
+    return ExportConfig(
+        weights=arguments.weights,
+        output=arguments.output,
+        fp16=arguments.fp16,
+        size=size,
+        shape=ShapeConfig(shape_hw, batch),
+        nms=NmsInfo(
+            candidates=arguments.candidates,
+            rounds=arguments.rounds,
+            max_people=arguments.max_people,
+            score_threshold=arguments.score,
+            iou_threshold=arguments.iou,
+        ),
+        data=arguments.data,
+        images=arguments.images,
+        limit=arguments.limit,
+        max_ap_drop=arguments.max_ap_drop,
+    )
+
+
+def _size(imgsz: Sequence[int] | None) -> tuple[int | None, tuple[int, int] | None]:
+    if imgsz is None:
+        return None, None
+    if len(imgsz) == 1:
+        return imgsz[0], None
+    if len(imgsz) == 2:
+        return None, (imgsz[0], imgsz[1])
+    raise ValueError(f"--imgsz takes one number or two (H W), got {len(imgsz)}")
+
+
+def _document(exported: Exported) -> dict[str, Any]:
+    result = exported.verification
+    return {
+        "artifact": str(exported.path),
+        "verdict": result.info.verdict,
+        "reason": result.reason,
+        "verified_on": exported.source,
+        "score_threshold": result.score_threshold,
+        "comparison": result.report.to_dict(),
+        "steps": list(exported.steps),
+        "contract": exported.contract.to_dict(),
+    }
+
+
+def _text(exported: Exported) -> str:
+    report, info = exported.verification.report, exported.verification.info
+    lines = [
+        f"{exported.path} ({exported.path.stat().st_size / 2**20:.1f} MiB)",
+        f"{info.verdict}: {exported.verification.reason}",
+    ]
+    if report.max_px is not None:
+        lines.append(
+            f"{report.images} images ({exported.source}): {report.matched} of {report.people} people matched, "
+            f"{report.missing} missing, {report.extra} extra, {report.borderline} at a threshold; "
+            f"largest deviation {report.max_px:.2g} px, mean {report.mean_px:.2g} px, score {report.max_score_deviation:.2g}, "
+            f"mean OKS {report.mean_oks:.5f}"
+        )
+    if exported.verification.score_threshold < exported.contract.nms.score_threshold:
+        lines.append(
+            f"compared at score {exported.verification.score_threshold:.3g}, where this network finds candidates"
+        )
+    if info.ap_reference is not None and info.ap_artifact is not None:
+        lines.append(f"keypoint AP: PyTorch {100 * info.ap_reference:.2f}, artifact {100 * info.ap_artifact:.2f}")
+    if exported.contract.provenance.weights_licence:
+        lines.append(f"licence of the weights: {exported.contract.provenance.weights_licence}")
+    return "\n".join(lines)
+
+
+def _main(arguments: argparse.Namespace, console: Console) -> None:
+    for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        if find_spec(module) is None:
+            raise BackendUnavailable(f'exporting needs {module}: pip install "yolopose[export,cpu]"')
+    config = _config(arguments)
+    from .pipeline import export_artifact
+
+    exported = export_artifact(config, console.say, console.progress)
+    console.result(_document(exported), _text(exported))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(_main, _parser(), argv)

@@ -1,0 +1,156 @@
+"""A network -> ONNX through ``torch.onnx.export(dynamo=True)``: the deployed form, the bare network, or the network as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+from torch.export import Dim
+
+from yolopose.deploy.deployed import INPUT_NAMES, OUTPUT_NAMES, BareNet, DeployedNet
+from yolopose.model.pose_net import PoseNet
+from yolopose.runtime.contract import NmsInfo
+
+MAX_SIZE = 4096  # pixels, of a file with dynamic height and width
+OPSET = 18  # newest that every engine takes: ONNX Runtime's CUDA provider lacks Resize-19 and ReduceMax-20 kernels
+
+
+@dataclass(frozen=True)
+class ShapeConfig:
+    """What of the input is fixed in the file. ``None`` leaves it to the runtime; sizes in pixels."""
+
+    shape_hw: tuple[int, int] | None = None
+    batch: int | None = None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints progress, advice about torchvision and deprecations of its own calls: none is for our user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _export(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    dynamic_shapes: tuple[dict[int, Any], ...] | None,
+) -> onnx.ModelProto:
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamic_shapes=dynamic_shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            optimize=True,
+            verify=False,
+        )
+    assert program is not None
+    return clean(program.model_proto)
+
+
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove what the exporter leaves of this machine: stack traces, source paths, per-node notes, stale shape formulas.
+
+    Effect: no ``metadata_props`` and no ``doc_string`` anywhere, no ``value_info``. The graph computes the same.
+    """
+    graph = model.graph
+    for holder in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *model.functions):
+        holder.ClearField("doc_string")
+        holder.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    model.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    return model
+
+
+def _name_dimensions(model: onnx.ModelProto, names: dict[str, dict[int, str]]) -> None:
+    """Give dynamic dimensions of inputs and outputs their names of the contract; the exporter calls them by formulas."""
+    for value in (*model.graph.input, *model.graph.output):
+        shape = value.type.tensor_type.shape
+        for axis, name in names.get(value.name, {}).items():
+            if not shape.dim[axis].HasField("dim_value"):
+                shape.dim[axis].dim_param = name
+
+
+def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) -> onnx.ModelProto:
+    """The deployed network as one ONNX graph (inputs and outputs as ``contract.md`` has them), without the contract itself."""
+    shape = shape or ShapeConfig()
+    multiple = net.input.multiple
+    height, width = shape.shape_hw or (net.input.size, net.input.size)
+    batch = shape.batch or 2  # 2: an example of 1 would be taken for a fixed 1
+    inputs = (
+        torch.zeros((batch, height, width, 3), dtype=torch.uint8),
+        torch.full((batch, 1), nms.score_threshold),
+        torch.full((batch, 1), nms.iou_threshold),
+    )
+    image_axes: dict[int, Any] = {}
+    threshold_axes: dict[int, Any] = {}
+    if shape.batch is None:
+        image_axes[0] = threshold_axes[0] = Dim("batch", min=1)
+    if shape.shape_hw is None:
+        image_axes[1] = multiple * Dim("rows", min=1, max=MAX_SIZE // multiple)
+        image_axes[2] = multiple * Dim("columns", min=1, max=MAX_SIZE // multiple)
+    dynamic = (image_axes, threshold_axes, threshold_axes) if image_axes else None
+    model = _export(DeployedNet(net, nms), inputs, INPUT_NAMES, OUTPUT_NAMES, dynamic)
+    axes = {name: {0: "batch"} for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
+    axes["images"] = {0: "batch", 1: "height", 2: "width"}
+    _name_dimensions(model, axes)
+    _enter_by_cast(model.graph)
+    return model
+
+
+def _enter_by_cast(graph: onnx.GraphProto) -> None:
+    """Let the Cast be the only reader of the uint8 images: TensorRT takes that type at the border alone.
+
+    The exporter reads the batch size from the input itself; from the Cast's result it is the same.
+    """
+    position, cast = next(
+        (i, node) for i, node in enumerate(graph.node) if "images" in node.input and node.op_type == "Cast"
+    )
+    for node in graph.node:
+        if node.op_type == "Shape" and node.input[0] == "images":
+            node.input[0] = cast.output[0]
+    assert sum("images" in node.input for node in graph.node) == 1
+    first = onnx.NodeProto()
+    first.CopyFrom(cast)
+    del graph.node[position]
+    graph.node.insert(0, first)
+
+
+def bare_onnx_from_net(net: PoseNet, shape_hw: tuple[int, int]) -> bytes:
+    """The network alone (``BareNet``) at a fixed size and dynamic batch: input ``images`` float32 NCHW, output ``head``."""
+    images = torch.zeros((2, 3, *shape_hw))
+    model = _export(BareNet(net), (images,), ("images",), ("head",), ({0: Dim("batch", min=1)},))
+    return model.SerializeToString()
+
+
+def predictions_onnx_from_net(net: PoseNet, shape_hw: tuple[int, int], batch: int) -> bytes:
+    """``net`` itself at a fixed size: float32 NCHW in its own range in, the four decoded tensors of ``Predictions`` out."""
+    images = torch.zeros((batch, 3, *shape_hw))
+    names = ("boxes", "scores", "keypoints", "keypoint_scores")
+    return _export(net, (images,), ("images",), names, None).SerializeToString()

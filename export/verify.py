@@ -1,0 +1,193 @@
+"""The last step before an artifact gets its name: run it on the images that PyTorch sees, compare, give a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yolopose.data.coco import CocoKeypoints, read_coco
+from yolopose.data.synthetic import SyntheticScenes
+from yolopose.deploy.reference import ReferenceEstimator
+from yolopose.evaluation import evaluate
+from yolopose.model.pose_net import PoseNet
+from yolopose.runtime.contract import ParityInfo
+from yolopose.runtime.estimator import PoseEstimator
+from yolopose.runtime.images import list_images, read_image
+from yolopose.runtime.machine import installed_versions, machine_now
+from yolopose.runtime.result import PoseResult
+
+from .parity import ParityReport, compare_people
+
+FLOAT32_PX = 0.05  # float32 may differ by no more: rounding alone
+FLOAT32_SCORE = 1e-4
+MIN_PEOPLE = 20  # matched people under which nothing is claimed
+MIN_OKS = 0.99  # mean OKS with the reference that reduced precision must keep where there are no labels
+MAX_LOST = 0.02  # and the share of people that may be lost or invented
+AP_SCORE = 0.01  # keypoint AP wants the weak candidates too; lower only adds candidates beyond C
+SYNTHETIC_SCENES = 24
+CHUNK = 4  # images at a time, so that batches are verified as well
+
+Progress = Callable[[Iterable[int], int, str], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class VerificationImages:
+    """What artifact and reference are compared on. ``labels`` is None without annotations; ``source`` is for people to read."""
+
+    source: str
+    names: tuple[str, ...]
+    read: Callable[[int], np.ndarray]
+    labels: CocoKeypoints | None = None
+    image_ids: tuple[int, ...] = ()
+
+
+def verification_images(data: Path | None, images: Path | None, net: PoseNet, limit: int) -> VerificationImages:
+    """Labelled images (``data`` and ``images``), photographs alone (``images``), or synthetic scenes; ``limit`` 0 is all.
+
+    A limit takes images evenly spread over the set, so that a sorted folder is not judged by its beginning.
+    """
+    if data is not None:
+        if images is None:
+            raise ValueError("--data names labels: --images must name the folder of the images")
+        labels = read_coco(data, images, net.skeleton)
+        chosen = [labels.images[i] for i in _spread(len(labels.images), limit)]
+        paths = [image.path for image in chosen]
+        ids = tuple(image.id for image in chosen)
+        return VerificationImages(str(data.name), _names(paths), lambda i: read_image(paths[i]), labels, ids)
+    if images is not None:
+        files = list_images(images)
+        paths = [files[i] for i in _spread(len(files), limit)]
+        return VerificationImages(images.name, _names(paths), lambda i: read_image(paths[i]))
+    count = min(SYNTHETIC_SCENES, limit or SYNTHETIC_SCENES)
+    scenes = SyntheticScenes(count, seed=0)
+    return VerificationImages("synthetic scenes", tuple(f"scene {i}" for i in range(count)), lambda i: scenes[i].image)
+
+
+def _spread(count: int, limit: int) -> list[int]:
+    if not limit or count <= limit:
+        return list(range(count))
+    return [round(i * (count - 1) / max(limit - 1, 1)) for i in range(limit)]
+
+
+def _names(paths: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(path.name for path in paths)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Verdict with its reason, the comparison it rests on, and what goes into the contract."""
+
+    report: ParityReport
+    score_threshold: float  # lower than the default where the network finds hardly anybody
+    info: ParityInfo
+    reason: str
+
+
+def verify(
+    artifact: Path, net: PoseNet, images: VerificationImages, *, exact: bool, max_ap_drop: float, progress: Progress
+) -> Verification:
+    """Compare the artifact with the reference on ``images``.
+
+    exact: the artifact is float32, its people must equal the reference's up to rounding. max_ap_drop: points of keypoint
+    AP (of 100) that other precisions may lose on labelled images.
+    """
+    with PoseEstimator(artifact) as estimate:
+        nms = estimate.contract.nms
+        reference = ReferenceEstimator(net, nms.score_threshold, nms.iou_threshold, nms.max_people, estimate.shape_hw)
+        expected = [
+            reference.one(images.read(i)) for i in progress(range(len(images.names)), len(images.names), "PyTorch")
+        ]
+        threshold = nms.score_threshold
+        if sum(len(people) for people in expected) < MIN_PEOPLE:
+            threshold = reference.threshold_for(10, [images.read(i) for i in range(min(len(images.names), 8))])
+            reference.score_threshold = threshold
+            expected = [reference.one(images.read(i)) for i in range(len(images.names))]
+    actual = list(_run(artifact, images, threshold, progress))
+    report = compare_people(
+        expected, actual, net.skeleton, threshold, iou_threshold=nms.iou_threshold, names=images.names
+    )
+    ap_reference = ap_artifact = None
+    if images.labels is not None:
+        reference.score_threshold = AP_SCORE
+        weak = [
+            reference.one(images.read(i)) for i in progress(range(len(images.names)), len(images.names), "AP, PyTorch")
+        ]
+        ap_reference = _ap(weak, images, net)
+        ap_artifact = _ap(list(_run(artifact, images, AP_SCORE, progress)), images, net)
+    verdict, reason = _judge(report, exact, threshold < nms.score_threshold, ap_reference, ap_artifact, max_ap_drop)
+    info = ParityInfo(
+        verdict=verdict,
+        images=report.images,
+        matched_people=report.matched,
+        max_px=_rounded(report.max_px),
+        mean_px=_rounded(report.mean_px),
+        max_score_deviation=_rounded(report.max_score_deviation),
+        mean_oks=_rounded(report.mean_oks),
+        ap_reference=_rounded(ap_reference),
+        ap_artifact=_rounded(ap_artifact),
+        worst_image=report.worst_image,
+        versions=installed_versions(),
+        isa=" ".join(machine_now().isa),
+    )
+    return Verification(report, threshold, info, reason)
+
+
+def _rounded(value: float | None) -> float | None:
+    """Four significant digits: what is behind them is the noise of the machine."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _run(artifact: Path, images: VerificationImages, threshold: float, progress: Progress) -> Iterator[PoseResult]:
+    count = len(images.names)
+    with PoseEstimator(artifact, score_threshold=threshold) as estimate:
+        for start in progress(range(0, count, CHUNK), -(-count // CHUNK), "artifact"):
+            yield from estimate([images.read(i) for i in range(start, min(start + CHUNK, count))])
+
+
+def _ap(people: Sequence[PoseResult], images: VerificationImages, net: PoseNet) -> float | None:
+    assert images.labels is not None
+    by_id = dict(zip(images.image_ids, people, strict=True))
+    return evaluate(by_id, images.labels, net.skeleton, image_ids=images.image_ids).ap
+
+
+def _judge(
+    report: ParityReport,
+    exact: bool,
+    lowered: bool,
+    ap_reference: float | None,
+    ap_artifact: float | None,
+    max_ap_drop: float,
+) -> tuple[str, str]:
+    """Verdict and the sentence that explains it."""
+    lost = report.missing + report.extra
+    if exact and report.matched:
+        assert report.max_px is not None and report.max_score_deviation is not None
+        if lost or report.max_px > FLOAT32_PX or report.max_score_deviation > FLOAT32_SCORE:
+            return "failed", (
+                f"float32 must give the reference's people up to rounding: {lost} people differ, "
+                f"{report.max_px:.3g} px (at most {FLOAT32_PX}), score {report.max_score_deviation:.2g} (at most {FLOAT32_SCORE})"
+            )
+    if lowered or report.matched < MIN_PEOPLE:
+        return "unverified", (
+            f"the network finds too few people on these images to judge by (fewer than {MIN_PEOPLE}): "
+            "name images with people by --images"
+        )
+    if exact:
+        return "passed", f"the same {report.matched} people as PyTorch up to rounding"
+    if ap_reference is not None and ap_artifact is not None:
+        drop = 100 * (ap_reference - ap_artifact)
+        verdict = "passed" if drop <= max_ap_drop else "failed"
+        return (
+            verdict,
+            f"keypoint AP {100 * ap_reference:.2f} -> {100 * ap_artifact:.2f}, {max_ap_drop:g} points may be lost",
+        )
+    share = lost / max(report.people, 1)
+    assert report.mean_oks is not None
+    verdict = "passed" if report.mean_oks >= MIN_OKS and share <= MAX_LOST else "failed"
+    return verdict, (
+        f"mean OKS with PyTorch {report.mean_oks:.4f} (at least {MIN_OKS}), {lost} of {report.people} people differ "
+        f"(at most {MAX_LOST:.0%})"
+    )

@@ -1,0 +1,1 @@
+"""Inference engines behind one protocol; a module of an engine is imported only when that engine is asked for."""

@@ -1,0 +1,132 @@
+"""ONNX Runtime on CPU or CUDA."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..contract import Contract
+from ..errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
+from .base import Floats, RawPeople
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+INPUTS = ("images", "score_threshold", "iou_threshold")
+OUTPUTS = list(RawPeople._fields)
+_ERRORS_ONLY = 3  # ONNX Runtime's log severity
+
+
+class OnnxRuntimeBackend:
+    """One session with height and width pinned, so that ONNX Runtime plans its memory for one shape. Thread-safe."""
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        path: str | Path,
+        contract: Contract,
+        shape_hw: tuple[int, int],
+        device: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        target = contract.precision.target
+        if target not in ("any", "cpu"):
+            raise EngineMismatch(
+                f"{path} was quantized for {target} and ONNX Runtime would run it slowly or wrongly; "
+                "export it again with --target cpu"
+            )
+        kind, index = _parse_device(device or "cpu")
+        runtime = _import_onnxruntime()
+        self.version: str = runtime.__version__
+        self.device = kind if kind == "cpu" else f"{kind}:{index}"
+        options = runtime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.add_free_dimension_override_by_name("height", shape_hw[0])
+        options.add_free_dimension_override_by_name("width", shape_hw[1])
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session: Any = _open_session(runtime, Path(path), options, kind, index)
+        _check_signature(path, contract, self._session)
+
+    def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
+        session = self._session
+        if session is None:
+            raise ValueError("the ONNX Runtime session is closed; open the artifact again")
+        feed = {"images": images, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
+        try:
+            return RawPeople(*session.run(OUTPUTS, feed))  # fresh arrays at every run
+        except Exception as error:  # its exceptions have no base of their own
+            raise BackendError(f"ONNX Runtime failed on images of {images.shape} {images.dtype}: {error}") from error
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _import_onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(
+            f'ONNX Runtime cannot be imported ({error}): pip install "yolopose[cpu]", or "yolopose[gpu]" for CUDA'
+        ) from error
+    if not hasattr(onnxruntime, "InferenceSession"):  # what is left after one of two overlapping wheels is removed
+        raise BackendUnavailable(
+            "the installation of ONNX Runtime is broken: uninstall onnxruntime and onnxruntime-gpu, "
+            'then pip install "yolopose[cpu]" or "yolopose[gpu]"'
+        )
+    module: ModuleType = onnxruntime
+    return module
+
+
+def _parse_device(device: str) -> tuple[str, int]:
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", device)
+    if match is None:
+        raise ValueError(f"device must be cpu, cuda or cuda:N for ONNX Runtime, got {device!r}")
+    return device.split(":")[0], int(match[1] or 0)
+
+
+def _open_session(runtime: ModuleType, path: Path, options: Any, kind: str, index: int) -> Any:
+    wanted = PROVIDERS[kind]
+    if wanted not in runtime.get_available_providers():
+        raise BackendUnavailable(
+            f"this ONNX Runtime {runtime.__version__} has no {wanted}: pip uninstall onnxruntime, "
+            'then pip install "yolopose[gpu]"'
+        )
+    if kind == "cuda" and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # finds CUDA and cuDNN that pip installed
+    provider: Any = (wanted, {"device_id": str(index)}) if kind == "cuda" else wanted
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # its exceptions have no base of their own
+        if kind == "cuda" and wanted in str(error):
+            raise BackendUnavailable(f"{wanted} did not start on cuda:{index}: {error}") from error
+        raise ArtifactError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {error}") from error
+    active = session.get_providers()
+    if wanted not in active:  # ONNX Runtime falls back to the CPU without an error
+        raise BackendUnavailable(
+            f"{wanted} was asked for but {', '.join(active)} is active: check the GPU driver and that the CUDA and "
+            f"cuDNN of ONNX Runtime {runtime.__version__} are installed, or use device cpu"
+        )
+    return session
+
+
+def _check_signature(path: str | Path, contract: Contract, session: Any) -> None:
+    """The graph has the inputs and outputs of contract version 1, with this contract's M and K."""
+    people, keypoints = contract.nms.max_people, contract.skeleton.num_keypoints
+    static = {"boxes": [people, 4], "scores": [people], "labels": [people], "keypoints": [people, keypoints, 3]}
+    ints = ("num_people", "labels", "num_candidates", "flags")
+    wanted = {name: (static.get(name, []), "int32" if name in ints else "float") for name in OUTPUTS}
+    found = {node.name: (list(node.shape[1:]), node.type[len("tensor(") : -1]) for node in session.get_outputs()}
+    given = {node.name: node.type[len("tensor(") : -1] for node in session.get_inputs()}
+    if given != dict(zip(INPUTS, ("uint8", "float", "float"), strict=True)):
+        raise ArtifactError(f"{path} does not keep its contract: its inputs are {given}; export it again")
+    for name, promise in wanted.items():
+        if found.get(name) != promise:
+            raise ArtifactError(
+                f"{path} does not keep its contract: output {name} should be (batch, *{promise[0]}) {promise[1]}, "
+                f"is {found.get(name, 'absent')}; export it again"
+            )

@@ -1,0 +1,251 @@
+"""What an artifact promises: the document that export embeds and that the runtime reads before any session exists.
+
+Values obey the same rules both ways: building a part with wrong ones raises ValueError, reading a document with them
+raises ContractInvalid with the path of the key. Unknown keys are ignored, a newer major version is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .contract_parts import InputInfo, ModelInfo, NmsInfo, ParityInfo, PrecisionInfo, Provenance, Range
+from .document import Section, parse
+from .errors import ArtifactError, ContractInvalid, ContractMissing, ContractTooNew
+from .onnx_file import read_onnx
+from .skeleton import Skeleton
+
+__all__ = [
+    "METADATA_KEY",
+    "PLAN_SUFFIXES",
+    "SCHEMA",
+    "Contract",
+    "InputInfo",
+    "ModelInfo",
+    "NmsInfo",
+    "ParityInfo",
+    "PrecisionInfo",
+    "Provenance",
+    "Range",
+    "read_contract",
+]
+
+METADATA_KEY = "yolopose"
+SCHEMA = "1.0"
+PLAN_SUFFIXES = (".engine", ".trt")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The whole document; `engine` belongs to TensorRT plans and is kept as it was read."""
+
+    model: ModelInfo
+    skeleton: Skeleton
+    input: InputInfo
+    nms: NmsInfo
+    precision: PrecisionInfo
+    provenance: Provenance
+    parity: ParityInfo | None = None
+    engine: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, document: Any) -> Contract:
+        """Build from JSON values. Raises ContractInvalid, or ContractTooNew for a newer major version."""
+        root = Section(document)
+        _check_schema(root)
+        model, precision, provenance = (root.section(key) for key in ("model", "precision", "provenance"))
+        return cls(
+            model=model.build(
+                ModelInfo,
+                name=model.text("name"),
+                family=model.text("family"),
+                classes=model.texts("classes"),
+                task=model.text("task"),
+            ),
+            skeleton=_skeleton(root),
+            input=_input(root.section("input")),
+            nms=_nms(root.section("nms")),
+            precision=precision.build(
+                PrecisionInfo,
+                weights=precision.text("weights"),
+                activations=precision.text("activations"),
+                target=precision.text("target"),
+                kept_higher=precision.texts("kept_higher"),
+            ),
+            provenance=Provenance(
+                graph_sha256=provenance.digest("graph_sha256"),
+                weights_sha256=provenance.optional("weights_sha256", provenance.digest),
+                versions=provenance.text_map("versions"),
+                weights_licence=provenance.optional("weights_licence", provenance.text),
+            ),
+            parity=_parity(root.section("parity")) if root.has("parity") else None,
+            engine=root.section("engine").values if root.has("engine") else None,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Contract:
+        """Read the document. Raises like from_dict; damaged JSON is ContractInvalid."""
+        return cls.from_dict(parse(text))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values in a fixed order."""
+        given, nms, parity = self.input, self.nms, self.parity
+        return {
+            "schema": SCHEMA,
+            "model": _plain(self.model, "name", "family", "task", "classes"),
+            "skeleton": self.skeleton.to_dict(),
+            "input": {
+                "height": given.height.to_json(),
+                "width": given.width.to_json(),
+                "batch": given.batch.to_json(),
+                **_plain(given, "channel_order", "pad_value", "pad_side", "interpolation"),
+            },
+            "nms": _plain(nms, *NmsInfo.__dataclass_fields__),
+            "precision": _plain(self.precision, *PrecisionInfo.__dataclass_fields__),
+            "provenance": _plain(self.provenance, *Provenance.__dataclass_fields__),
+            "parity": _plain(parity, *ParityInfo.__dataclass_fields__) if parity else None,
+            "engine": None if self.engine is None else dict(self.engine),
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The document as text: the same contract gives the same bytes. Raises ValueError for NaN."""
+        separators = (",", ":") if indent is None else None
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+
+
+def read_contract(path: str | Path) -> Contract:
+    """The contract inside an .onnx, or beside an .engine or .trt as `<file name>.json`.
+
+    The hash of the graph is verified. Raises ArtifactError (absent, truncated, foreign or changed file),
+    ContractMissing, ContractInvalid, ContractTooNew; ValueError for another suffix.
+    """
+    path = Path(path)
+    if path.suffix.lower() in PLAN_SUFFIXES:
+        return _contract_of(path, _sidecar_text(path))
+    if path.suffix.lower() != ".onnx":
+        refused = ": the accuracy gate refused it" if path.suffix == ".rejected" else ""
+        raise ValueError(f"{path} is not an artifact{refused}; give an .onnx, .engine or .trt file")
+    parts = read_onnx(path)
+    text = parts.metadata.get(METADATA_KEY)
+    if text is None:
+        raise ContractMissing(f"{path} is an ONNX file without a yolopose contract; make one with yolopose-export")
+    contract = _contract_of(path, text)
+    if contract.provenance.graph_sha256 != parts.graph_sha256:
+        raise ArtifactError(
+            f"{path} was changed after its export: sha256 of its graph is {parts.graph_sha256[:12]}..., its contract "
+            f"says {contract.provenance.graph_sha256[:12]}...; export it again"
+        )
+    return contract
+
+
+def _contract_of(path: Path, text: str) -> Contract:
+    try:
+        return Contract.from_json(text)
+    except (ContractInvalid, ContractTooNew) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _sidecar_text(path: Path) -> str:
+    sidecar = path.with_name(path.name + ".json")
+    if not path.is_file():
+        raise ArtifactError(f"cannot read the artifact {path}: no such file")
+    try:
+        return sidecar.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ContractMissing(
+            f"{path} needs its contract beside it: {sidecar} is not there; copy both files"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ContractInvalid(f"{sidecar} is not UTF-8 text ({error}); export the artifact again") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read the contract {sidecar}: {error.strerror or error}") from error
+
+
+def _check_schema(root: Section) -> None:
+    schema = root.text("schema")
+    match = re.fullmatch(r"([1-9]\d{0,8})\.\d{1,9}", schema)
+    if match is None:
+        raise ContractInvalid(f"schema: must be a version such as {SCHEMA}, got {schema[:80]!r}")
+    if int(match[1]) > int(SCHEMA.split(".")[0]):
+        raise ContractTooNew(
+            f"schema: version {schema} is newer than {SCHEMA}, which this yolopose reads; update yolopose"
+        )
+
+
+def _skeleton(root: Section) -> Skeleton:
+    try:
+        return Skeleton.from_dict(root.section("skeleton").values)
+    except ValueError as error:
+        raise ContractInvalid(str(error)) from error
+
+
+def _range(section: Section, key: str) -> Range:
+    value = section.values.get(key)
+    if isinstance(value, list):
+        sizes = Section({f"{key}[{index}]": size for index, size in enumerate(value)}, section.where)
+        if len(value) != 4:
+            raise ContractInvalid(f"{section.path(key)}: must be [min, opt, max, multiple], got {value}")
+        smallest, best, largest, multiple = (sizes.integer(name) for name in sizes.values)
+    else:
+        smallest = best = largest = section.integer(key)
+        multiple = 1
+    try:
+        return Range(smallest, best, largest, multiple)
+    except ValueError as error:
+        raise ContractInvalid(f"{section.path(key)}: {error}") from error
+
+
+def _input(section: Section) -> InputInfo:
+    return section.build(
+        InputInfo,
+        height=_range(section, "height"),
+        width=_range(section, "width"),
+        batch=_range(section, "batch"),
+        pad_value=section.integer("pad_value"),
+        pad_side=section.text("pad_side"),
+        channel_order=section.text("channel_order"),
+        interpolation=section.text("interpolation"),
+    )
+
+
+def _nms(section: Section) -> NmsInfo:
+    return section.build(
+        NmsInfo,
+        candidates=section.integer("candidates"),
+        rounds=section.integer("rounds"),
+        max_people=section.integer("max_people"),
+        class_aware=section.boolean("class_aware"),
+        score_threshold=section.number("score_threshold"),
+        iou_threshold=section.number("iou_threshold"),
+    )
+
+
+def _parity(section: Section) -> ParityInfo:
+    numbers = ("max_px", "mean_px", "max_score_deviation", "mean_oks", "ap_reference", "ap_artifact")
+    interval = section.numbers("ap_interval", 2) if section.has("ap_interval") else None
+    return section.build(
+        ParityInfo,
+        verdict=section.text("verdict"),
+        images=section.integer("images"),
+        matched_people=section.optional("matched_people", section.integer),
+        ap_interval=interval,
+        worst_image=section.optional("worst_image", section.text),
+        versions=section.text_map("versions") if section.has("versions") else {},
+        isa=section.optional("isa", section.text),
+        **{name: section.optional(name, section.number) for name in numbers},
+    )
+
+
+def _plain(part: Any, *names: str) -> dict[str, Any]:
+    """Fields of a dataclass as JSON values: tuples become lists, maps are sorted by key."""
+    values = {}
+    for name in names:
+        value = getattr(part, name)
+        if isinstance(value, Mapping):
+            value = {key: value[key] for key in sorted(value)}
+        values[name] = list(value) if isinstance(value, tuple) else value
+    return values

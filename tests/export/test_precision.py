@@ -1,0 +1,91 @@
+"""float16 as a graph pass: what becomes half, what stays, and that both graphs agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from yolopose.export.precision import FLOAT16_MAX, prediction_convolutions, to_float16
+
+
+def graph(weight: float = 0.5) -> onnx.ModelProto:
+    """images uint8 -> Cast -> Conv -> Resize x2 (its sizes computed from the shape) -> two prediction Convs -> outputs."""
+    rng = np.random.default_rng(0)
+    body = rng.normal(0, weight, (4, 3, 3, 3)).astype(np.float32)
+    head = rng.normal(0, 0.1, (2, 4, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["pixels", "body", "body_bias"], ["features"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["features"], ["active"]),
+        helper.make_node("Resize", ["active", "", "scales"], ["large"], mode="nearest"),
+        helper.make_node("Shape", ["large"], ["shape"]),
+        helper.make_node("Conv", ["large", "head"], ["boxes"], name="predict_boxes"),
+        helper.make_node("Conv", ["large", "head"], ["points"], name="predict_points"),
+        helper.make_node("Cast", ["shape"], ["shape_float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["shape_float"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["boxes", "largest"], ["scaled"]),
+        helper.make_node("ReduceMean", ["large"], ["level"], keepdims=0),
+    ]
+    tensors = {
+        "body": body,
+        "body_bias": np.zeros(4, np.float32),
+        "head": head,
+        "scales": np.array([1, 1, 2, 2], np.float32),
+    }
+    shapes = {"scaled": [1, 2, 16, 16], "points": [1, 2, 16, 16], "level": []}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    made = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, 3, 8, 8])],
+        outputs,
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def run(model: onnx.ModelProto) -> list[np.ndarray]:
+    images = np.random.default_rng(1).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})
+
+
+def test_prediction_convolutions_are_those_without_one_behind() -> None:
+    assert [node.name for node in prediction_convolutions(graph().graph)] == ["predict_boxes", "predict_points"]
+
+
+def test_body_is_half_and_tail_is_not() -> None:
+    model = graph()
+    expected = run(model)
+    assert to_float16(model) == ["predict_boxes", "predict_points"]
+    onnx.checker.check_model(model, full_check=True)
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert types == {
+        "scales": TensorProto.FLOAT,
+        "head": TensorProto.FLOAT,
+        "body_float16": TensorProto.FLOAT16,
+        "body_bias_float16": TensorProto.FLOAT16,
+    }
+    # one Cast at the border serves all its readers, and shapes need none
+    assert sum(node.op_type == "Cast" for node in model.graph.node) == 3
+    assert next(node for node in model.graph.node if node.op_type == "Shape").input[0] == "large"
+    for half, full in zip(run(model), expected, strict=True):
+        assert half.dtype == np.float32
+        np.testing.assert_allclose(half, full, rtol=5e-3, atol=0.5)
+        assert not np.array_equal(half, full)  # it is float16 indeed
+
+
+def test_weights_beyond_float16_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=f"'body'.*{FLOAT16_MAX:g}"):
+        to_float16(graph(weight=1e5))
+
+
+def test_graph_without_convolution_is_refused() -> None:
+    model = graph()
+    del model.graph.node[:]
+    model.graph.node.append(helper.make_node("Cast", ["images"], ["level"], to=TensorProto.FLOAT))
+    with pytest.raises(ValueError, match="no convolution"):
+        to_float16(model)

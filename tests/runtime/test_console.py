@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from yolopose.runtime import console
+from yolopose.runtime.console import Console, parser, run
+from yolopose.runtime.errors import ArtifactError, GateRefused, OutputError
+
+
+def made_parser() -> argparse.ArgumentParser:
+    made = parser("yolopose-test", "A command for tests.")
+    made.add_argument("--count", type=int, default=3, help="how many")
+    made.add_argument("--name", help="what it is called")
+    return made
+
+
+def raising(error: BaseException) -> Callable[[argparse.Namespace, Console], int]:
+    def main(_: argparse.Namespace, __: Console) -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("--count must be positive"), 2),
+        (ArtifactError("model.onnx is truncated"), 1),
+        (OutputError("cannot write x: No space left on device"), 1),
+        (OSError(28, "No space left on device"), 1),
+        (GateRefused("AP falls by 1.2, allowed are 0.5"), 3),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_code_and_message_of_each_error(error: BaseException, code: int, capsys: pytest.CaptureFixture) -> None:
+    assert run(raising(error), made_parser(), []) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"yolopose-test: error: {error if str(error) else 'interrupted'}\n"
+
+    assert run(raising(error), made_parser(), ["--json"]) == code
+    out, err = capsys.readouterr()
+    document = json.loads(out)["error"]
+    assert document["exit_code"] == code
+    assert document["type"] == type(error).__name__
+    assert document["message"] in err
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1), (3, 3)])
+def test_returned_code(returned: int | None, code: int) -> None:
+    assert run(lambda arguments, _: returned if arguments.count == 3 else 9, made_parser(), []) == code
+
+
+@pytest.mark.parametrize("argv", [["--unknown"], ["--count", "many"], ["extra"], ["--coun", "3"]])
+def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert run(raising(AssertionError("must not run")), made_parser(), argv) == 2
+    assert "see yolopose-test --help" in capsys.readouterr().err
+    assert run(raising(AssertionError("must not run")), made_parser(), [*argv, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 2
+
+
+def test_help_shows_defaults_where_there_are_some(capsys: pytest.CaptureFixture) -> None:
+    assert run(raising(AssertionError("must not run")), made_parser(), ["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "how many (default: 3)" in text
+    assert "default: None" not in text
+    assert "default: False" not in text
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(raising(ZeroDivisionError()), made_parser(), [])
+
+
+def test_result_goes_to_stdout_and_words_to_stderr(capsys: pytest.CaptureFixture) -> None:
+    for as_json in (False, True):
+        speaker = Console(json=as_json)
+        speaker.say("working")
+        speaker.result({"people": 2, "name": "größe"}, "2 people")
+        out, err = capsys.readouterr()
+        assert err == "working\n"
+        assert (json.loads(out) == {"people": 2, "name": "größe"}) if as_json else (out == "2 people\n")
+    with pytest.raises(ValueError, match="JSON"):
+        Console(json=True).result({"ap": float("nan")}, "")
+
+
+def test_progress_in_plain_lines(capsys: pytest.CaptureFixture) -> None:
+    assert list(Console().progress(range(200), 200, "images")) == list(range(200))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == [f"{n}/200" for n in range(20, 201, 20)]
+    assert list(Console().progress([], 0, "images")) == []
+    assert list(Console().progress(iter("ab"), 2, "images")) == ["a", "b"]
+    assert "images: 2/2" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    speaker = Console()
+    for number in speaker.progress(range(4), 4, "images"):
+        if number == 2:
+            speaker.say("a word in between")
+    text = terminal.getvalue()
+    assert text.count("\r") >= 4
+    assert "images [######..................] 1/4" in text
+    assert "\ra word in between\n" in text  # on a line of its own
+    assert text.endswith("[########################] 4/4, 0 s left\n")
+
+
+def test_files_are_written_from_here_too() -> None:
+    assert {"atomic_write", "output_folder", "EXIT_REFUSED"} <= set(console.__all__)

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yolopose.runtime.backends.fake import fake_contract
+from yolopose.runtime.contract import METADATA_KEY, Contract, NmsInfo, ParityInfo, Range, read_contract
+from yolopose.runtime.errors import ArtifactError, ContractInvalid, ContractMissing, ContractTooNew
+from yolopose.runtime.skeleton import LSP_14
+
+FULL = replace(
+    fake_contract(LSP_14, batch=Range(4, 4, 4)),
+    parity=ParityInfo("passed", 8, 21, 0.01, 0.002, 1e-5, 0.999, 0.5, 0.49, (0.45, 0.53), "b.jpg", {"torch": "2"}, "avx2"),
+    engine={"gpu": "Orin", "profiles": [[1, 2]]},
+)
+
+
+def document(path: str = "", value: Any = None, remove: bool = False) -> dict[str, Any]:
+    """The full document with the value at a dotted path replaced or removed."""
+    made: dict[str, Any] = copy.deepcopy(FULL.to_dict())
+    if path:
+        *parents, last = path.split(".")
+        place = made
+        for key in parents:
+            place = place[key]
+        if remove:
+            del place[last]
+        else:
+            place[last] = value
+    return made
+
+
+@pytest.mark.parametrize("contract", [FULL, fake_contract()])
+def test_round_trip(contract: Contract) -> None:
+    assert Contract.from_json(contract.to_json()) == contract
+    assert Contract.from_json(contract.to_json(indent=2)) == contract
+    assert contract.to_json() == Contract.from_json(contract.to_json()).to_json()
+
+
+def test_fixed_sizes_are_one_number_and_ranges_four() -> None:
+    given_input = FULL.to_dict()["input"]
+    assert given_input["batch"] == 4
+    assert given_input["height"] == [64, 640, 1280, 32]
+    assert Range(64, 64, 64, 32) == Range(64, 64, 64)
+    assert [size in Range(64, 640, 1280, 32) for size in (32, 64, 65, 1280, 1312)] == [False, True, False, True, False]
+    assert str(Range(64, 640, 1280, 32)) == "64 to 1280 in steps of 32"
+    assert str(Range(640, 640, 640)) == "640 only"
+
+
+def test_unknown_keys_and_newer_minor_versions_are_fine() -> None:
+    made = document("schema", "1.7")
+    made["later"] = {"a": 1}
+    made["nms"]["later"] = [1]
+    assert Contract.from_dict(made) == FULL
+
+
+@pytest.mark.parametrize("schema", ["2.0", "10.3"])
+def test_newer_major_version_is_refused(schema: str) -> None:
+    with pytest.raises(ContractTooNew, match=f"{schema} is newer than 1.0.*update yolopose"):
+        Contract.from_dict({"schema": schema})
+
+
+@pytest.mark.parametrize("schema", ["", "1", "0.9", "1.0.0", "v1.0", "1.x"])
+def test_schema_must_be_a_version(schema: str) -> None:
+    with pytest.raises(ContractInvalid, match="schema: must be a version"):
+        Contract.from_dict(document("schema", schema))
+
+
+def _leaves(values: dict[str, Any], where: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found.append(where + key)
+        if isinstance(value, dict) and key not in ("versions", "engine"):
+            found += _leaves(value, f"{where}{key}.")
+    return found
+
+
+OPTIONAL = {"parity", "engine", "provenance.weights_sha256", "provenance.weights_licence"} | {
+    f"parity.{name}" for name in FULL.to_dict()["parity"] if name not in ("verdict", "images")
+}
+
+
+@pytest.mark.parametrize("path", _leaves(FULL.to_dict()))
+def test_every_key_is_type_checked_and_named(path: str) -> None:
+    with pytest.raises(ContractInvalid) as caught:
+        Contract.from_dict(document(path, object()))
+    assert str(caught.value).startswith(path)
+    if path in OPTIONAL:
+        assert isinstance(Contract.from_dict(document(path, remove=True)), Contract)
+    else:
+        with pytest.raises(ContractInvalid) as caught:
+            Contract.from_dict(document(path, remove=True))
+        assert str(caught.value).startswith(path)
+        assert "got nothing" in str(caught.value) or "got None" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.task", "detect", "model.task: must be one of pose"),
+        ("model.classes", [], "model.classes: must name"),
+        ("model.classes", ["person", 2], r"model.classes\[1\]: must be a text"),
+        ("skeleton.flip_pairs", [[0, 99]], "skeleton.flip_pairs"),
+        ("skeleton.sigmas", [0.1], "skeleton.sigmas: 1 values for 14"),
+        ("input.height", True, "input.height: must be a whole number"),
+        ("input.height", 640.0, "input.height: must be a whole number"),
+        ("input.height", 0, "input.height: need 1 <= min"),
+        ("input.height", [64, 32, 640, 32], "input.height: need 1 <= min <= opt <= max"),
+        ("input.height", [64, 640, 1280, 48], "input.height: multiple 48 must divide"),
+        ("input.height", [64, 640, 1280, 0], "input.height: multiple 0"),
+        ("input.height", [64, 640, 1280], "input.height: must be .min, opt, max, multiple."),
+        ("input.width", [64, 640, "1280", 32], r"input.width\[2\]: must be a whole number"),
+        ("input.pad_value", 256, "input.pad_value: must lie in 0..255"),
+        ("input.pad_side", "left", "input.pad_side: must be one of center, bottom-right"),
+        ("input.channel_order", "rgb", "input.channel_order: must be one of bgr"),
+        ("input.interpolation", "linear", "input.interpolation: must be one of linear_exact"),
+        ("nms.candidates", 3840, "nms.candidates: must lie in 1..3839"),
+        ("nms.candidates", 50, r"nms.max_people: must lie in 1..candidates \(50\)"),
+        ("nms.max_people", 0, "nms.max_people: must lie in"),
+        ("nms.rounds", 0, "nms.rounds: must be at least 1"),
+        ("nms.class_aware", 1, "nms.class_aware: must be true or false"),
+        ("nms.score_threshold", 1.5, "nms.score_threshold: must lie in 0..1"),
+        ("nms.iou_threshold", -0.1, "nms.iou_threshold: must lie in 0..1"),
+        ("nms.iou_threshold", float("nan"), "nms.iou_threshold: must be a finite number"),
+        ("precision.weights", "int4", "precision.weights: must be one of"),
+        ("precision.target", "npu", "precision.target: must be one of any, cpu"),
+        ("provenance.graph_sha256", "abc", "provenance.graph_sha256: must be 64 hexadecimal"),
+        ("provenance.versions", {"torch": 2}, "provenance.versions.torch: must be a text"),
+        ("parity.verdict", "maybe", "parity.verdict: must be one of passed"),
+        ("parity.images", -1, "parity.images: must not be negative"),
+        ("parity.ap_interval", [0.1], "parity.ap_interval: must be a list of 2 numbers"),
+        ("parity.ap_interval", [0.1, "x"], r"parity.ap_interval\[1\]: must be a finite number"),
+    ],
+)
+def test_wrong_values_are_named(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ContractInvalid, match=f"^{message}"):
+        Contract.from_dict(document(path, value))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(_leaves(FULL.to_dict())), json_values)
+def test_any_json_value_anywhere_is_accepted_or_refused_with_our_errors(path: str, value: Any) -> None:
+    try:
+        contract = Contract.from_dict(document(path, value))
+    except (ContractInvalid, ContractTooNew):
+        return
+    assert isinstance(contract, Contract)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"schema": NaN}', "[" * 100_000])
+def test_damaged_json(text: str) -> None:
+    with pytest.raises(ContractInvalid):
+        Contract.from_json(text)
+
+
+def test_building_with_wrong_values_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="candidates: must lie in 1..3839, got 4000"):
+        NmsInfo(candidates=4000)
+    with pytest.raises(ValueError, match="rounds"):
+        replace(NmsInfo(), rounds=0)
+
+
+def test_reads_what_an_artifact_carries(artifact: Path, make_contract: Callable[..., Contract]) -> None:
+    contract = read_contract(artifact)
+    assert replace(contract, provenance=make_contract().provenance) == make_contract()
+    assert read_contract(str(artifact)) == contract
+
+
+def _with_metadata(source: Path, target: Path, metadata: dict[str, str]) -> Path:
+    model = onnx.load(source)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, target)
+    return target
+
+
+def test_onnx_without_contract(artifact: Path, tmp_path: Path) -> None:
+    path = _with_metadata(artifact, tmp_path / "plain.onnx", {"author": "somebody"})
+    with pytest.raises(ContractMissing, match=r"plain\.onnx .* make one with yolopose-export"):
+        read_contract(path)
+
+
+def test_onnx_with_damaged_or_newer_contract(artifact: Path, tmp_path: Path) -> None:
+    path = _with_metadata(artifact, tmp_path / "damaged.onnx", {METADATA_KEY: "{"})
+    with pytest.raises(ContractInvalid, match=r"damaged\.onnx: the contract is not JSON"):
+        read_contract(path)
+    path = _with_metadata(artifact, tmp_path / "newer.onnx", {METADATA_KEY: '{"schema": "2.0"}'})
+    with pytest.raises(ContractTooNew, match=r"newer\.onnx: schema: version 2\.0"):
+        read_contract(path)
+
+
+def test_changed_graph_is_noticed(artifact: Path, tmp_path: Path) -> None:
+    model = onnx.load(artifact)
+    model.graph.initializer[0].float_data[:] = []
+    model.graph.initializer[0].raw_data = b"\0\0\0\0"
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(ArtifactError, match=r"changed\.onnx was changed after its export"):
+        read_contract(tmp_path / "changed.onnx")
+
+
+def test_truncated_artifact(artifact: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.onnx"
+    path.write_bytes(artifact.read_bytes()[: artifact.stat().st_size // 2])
+    with pytest.raises(ArtifactError, match=r"half\.onnx is truncated"):
+        read_contract(path)
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".trt"])
+def test_plan_has_its_contract_beside_it(suffix: str, tmp_path: Path) -> None:
+    plan = tmp_path / f"model{suffix}"
+    with pytest.raises(ArtifactError, match="no such file"):
+        read_contract(plan)
+    plan.write_bytes(b"plan")
+    sidecar = tmp_path / f"model{suffix}.json"
+    with pytest.raises(ContractMissing, match=rf"model{suffix}\.json is not there; copy both files"):
+        read_contract(plan)
+    sidecar.write_text(FULL.to_json(indent=2), encoding="utf-8")
+    assert read_contract(plan) == FULL
+    sidecar.write_bytes(b"\xff")
+    with pytest.raises(ContractInvalid, match="not UTF-8"):
+        read_contract(plan)
+
+
+def test_other_suffixes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"best\.pt is not an artifact; give an \.onnx, \.engine or \.trt"):
+        read_contract(tmp_path / "best.pt")
+    with pytest.raises(ValueError, match="the accuracy gate refused it"):
+        read_contract(tmp_path / "best-int8-cpu.onnx.rejected")

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yolopose.runtime.letterbox import Placement, as_bgr_image, letterbox, place
+
+GOLDEN = Path(__file__).parent / "golden" / "letterbox.npz"
+sides = st.sampled_from(["center", "bottom-right"])
+
+
+def test_golden_vectors() -> None:
+    golden = np.load(GOLDEN)
+    cases = sorted({int(name.split("_")[0]) for name in golden.files})
+    assert len(cases) == 6
+    for case in cases:
+        wanted = golden[f"{case}_letterboxed"]
+        out, placement = letterbox(
+            golden[f"{case}_image"],
+            wanted.shape[:2],
+            pad_value=int(golden[f"{case}_pad_value"]),
+            pad_side=str(golden[f"{case}_pad_side"]),
+        )
+        assert out.tobytes() == wanted.tobytes(), f"case {case}"
+        assert [placement.scale, placement.left, placement.top] == golden[f"{case}_placement"].tolist()
+
+
+@given(st.integers(1, 25_000), st.integers(1, 25_000), st.integers(1, 1300), st.integers(1, 1300), sides)
+def test_placement_lies_in_the_frame(height: int, width: int, frame_h: int, frame_w: int, pad_side: str) -> None:
+    placement, (new_height, new_width) = place((height, width), (frame_h, frame_w), pad_side)
+    assert 1 <= new_height <= frame_h
+    assert 1 <= new_width <= frame_w
+    assert new_height == frame_h or new_width == frame_w  # one side is filled
+    assert 0 <= placement.left <= frame_w - new_width
+    assert 0 <= placement.top <= frame_h - new_height
+    # one factor for both axes, up to the rounding of the size
+    assert abs(new_height - max(1, height * placement.scale)) <= 0.5 + 1e-6 * frame_h
+    assert abs(new_width - max(1, width * placement.scale)) <= 0.5 + 1e-6 * frame_w
+    if pad_side == "bottom-right":
+        assert (placement.left, placement.top) == (0, 0)
+    else:
+        assert abs(frame_w - new_width - 2 * placement.left) <= 1
+        assert abs(frame_h - new_height - 2 * placement.top) <= 1
+
+
+@given(
+    st.integers(1, 4000),
+    st.integers(1, 4000),
+    sides,
+    st.lists(st.tuples(st.floats(-1, 2, width=32), st.floats(-1, 2, width=32)), min_size=1, max_size=8),
+)
+def test_inverse_undoes_the_placement(height: int, width: int, pad_side: str, fractions: list) -> None:
+    placement, _ = place((height, width), (640, 640), pad_side)
+    points = (np.array(fractions) * [width, height]).astype(np.float32)
+    back = placement.to_image(placement.to_letterboxed(points))
+    assert back.dtype == np.float32
+    # float32 holds a frame coordinate up to 2000 to 1e-4 px; in the image that is divided by the scale
+    np.testing.assert_allclose(back, points, rtol=1e-6, atol=5e-4 / placement.scale)
+
+
+@given(st.integers(1, 900), st.integers(1, 900), sides)
+def test_corners_of_the_picture_map_to_its_corners(height: int, width: int, pad_side: str) -> None:
+    placement, (new_height, new_width) = place((height, width), (640, 640), pad_side)
+    corners = placement.to_letterboxed([[0, 0], [width, height]])
+    assert corners[0].tolist() == [placement.left, placement.top]
+    wanted = np.array([placement.left + new_width, placement.top + new_height])
+    # within the rounding of the size: half a pixel of the frame (more where the size was lifted to one pixel)
+    assert (np.abs(corners[1] - wanted) <= [0.51 if new_width > 1 else 1, 0.51 if new_height > 1 else 1]).all()
+
+
+def test_inverse_is_exactly_minus_offset_over_scale() -> None:
+    placement = Placement(0.37, 11, 5)
+    xy = np.array([[13.25, 100.5], [11, 5], [-3, 640]], np.float32)
+    wanted = (xy - np.float32([11, 5])) / np.float32(0.37)
+    assert np.array_equal(placement.to_image(xy), wanted)
+    boxes = np.concatenate([xy, xy], axis=1)
+    assert np.array_equal(placement.boxes_to_image(boxes), np.concatenate([wanted, wanted], axis=1))
+    assert placement.to_image(np.zeros((0, 17, 2))).shape == (0, 17, 2)
+    assert xy[0, 0] == 13.25  # the argument is left alone
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), sides, st.integers(0, 255))
+def test_picture_and_padding_are_where_the_placement_says(height: int, width: int, pad_side: str, pad: int) -> None:
+    image = np.full((height, width, 3), (pad + 128) % 256, np.uint8)
+    frame = np.full((96, 160, 3), 7, np.uint8)
+    out, placement = letterbox(image, (96, 160), pad_value=pad, pad_side=pad_side, out=frame)
+    assert out is frame
+    _, (new_height, new_width) = place((height, width), (96, 160), pad_side)
+    inside = np.zeros((96, 160), bool)
+    inside[placement.top : placement.top + new_height, placement.left : placement.left + new_width] = True
+    assert (out[inside] == (pad + 128) % 256).all()
+    assert (out[~inside] == pad).all()
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (300, 1999), (1999, 300), (333, 517), (20, 30), (64, 20_000)])
+@pytest.mark.parametrize("pad_side", ["center", "bottom-right"])
+def test_a_bright_square_is_found_again(shape: tuple[int, int], pad_side: str) -> None:
+    """A known region of the image, found in the letterbox by its brightness, maps back to itself."""
+    height, width = shape
+    image = np.zeros((height, width, 3), np.uint8)
+    box = np.array([width * 0.3, height * 0.2, width * 0.6, height * 0.7]).round()
+    left, top, right, bottom = box.astype(int)
+    image[top:bottom, left:right] = 255
+    out, placement = letterbox(image, (640, 640), pad_value=0, pad_side=pad_side)
+    weight = out[..., 0].astype(np.float64)
+    y, x = np.mgrid[:640, :640] + 0.5
+    center = placement.to_image([(weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()])
+    wanted = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+    # the size is rounded (half a frame pixel at the far edge), and a reduced edge is sampled at whole frame pixels
+    assert np.abs(center - wanted).max() <= 1.0 / min(1, placement.scale)
+
+
+def test_same_size_is_a_copy() -> None:
+    image = np.arange(64 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 32, 3)
+    out, placement = letterbox(image, (64, 32))
+    assert placement == Placement(1.0, 0, 0)
+    assert np.array_equal(out, image)
+    assert not np.shares_memory(out, image)
+
+
+@pytest.mark.parametrize(("shape", "lit"), [((1, 1), (640, 640)), ((1, 20_000), (1, 640)), ((20_000, 1), (640, 1))])
+def test_extreme_shapes(shape: tuple[int, int], lit: tuple[int, int]) -> None:
+    out, _ = letterbox(np.full((*shape, 3), 250, np.uint8), (640, 640), pad_value=0)
+    assert int((out == 250).all(axis=-1).sum()) == lit[0] * lit[1]
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="pad_side must be one of center, bottom-right, got 'left'"):
+        letterbox(np.zeros((4, 4, 3), np.uint8), (32, 32), pad_side="left")
+    with pytest.raises(ValueError, match=r"as_bgr_image\(\) converts"):
+        letterbox(np.zeros((4, 4), np.uint8), (32, 32))
+    with pytest.raises(ValueError, match=r"out must be \(32, 32, 3\) uint8"):
+        letterbox(np.zeros((4, 4, 3), np.uint8), (32, 32), out=np.zeros((32, 31, 3), np.uint8))
+
+
+RGB = np.array([[[10, 20, 30], [0, 255, 7]], [[1, 2, 3], [200, 100, 50]]], np.uint8)
+BGR = RGB[..., ::-1]
+ALPHA = np.full((2, 2, 1), 9, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("array", "color", "wanted"),
+    [
+        (BGR.copy(), "bgr", BGR),
+        (BGR, "bgr", BGR),  # negative strides
+        (RGB, "rgb", BGR),
+        (np.concatenate([BGR, ALPHA], axis=2), "bgr", BGR),
+        (np.concatenate([RGB, ALPHA], axis=2), "rgb", BGR),
+        (RGB[..., 0], "rgb", RGB[..., [0, 0, 0]]),
+        (RGB[..., :1], "bgr", RGB[..., [0, 0, 0]]),
+        (BGR.astype(np.uint16) * 257, "bgr", BGR),
+        (np.zeros((2, 2, 3), np.uint16), "bgr", np.zeros((2, 2, 3))),
+        (BGR.astype(np.int64), "bgr", BGR),
+        ((BGR / 255).astype(np.float32), "bgr", BGR),
+        ((BGR / 255).astype(np.float64), "bgr", BGR),
+        ((BGR / 255).astype(np.float16), "bgr", BGR),
+        (BGR.astype(np.float32), "bgr", BGR),
+        (BGR.astype(np.float32) + 0.25 * (BGR < 255), "bgr", BGR),
+        (np.zeros((2, 2)), "bgr", np.zeros((2, 2, 3))),
+        (np.asfortranarray(BGR), "bgr", BGR),
+        (np.repeat(BGR, 2, axis=1)[:, ::2], "bgr", BGR),
+    ],
+)
+def test_clear_arrays_become_bgr(array: np.ndarray, color: str, wanted: np.ndarray) -> None:
+    before = array.copy()
+    image = as_bgr_image(array, color)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert np.array_equal(image, wanted)
+    assert np.array_equal(array, before)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((0, 4, 3), np.uint8), r"empty: \(0, 4, 3\) uint8"),
+        (np.zeros((4, 0), np.uint8), "empty"),
+        (np.zeros((3, 64, 64), np.uint8), "move channels last"),
+        (np.zeros((2, 64, 64, 3), np.uint8), "several images as a list"),
+        (np.zeros((64, 64, 2), np.uint8), r"got \(64, 64, 2\)"),
+        (np.zeros(5, np.uint8), r"got \(5,\)"),
+        (np.zeros((4, 4, 3), bool), "bool"),
+        (np.zeros((4, 4, 3), complex), "complex128"),
+        (np.full((4, 4, 3), np.nan), "NaN"),
+        (np.array([[0.5, np.nan]], np.float32), "NaN"),
+        (np.full((4, 4, 3), np.inf), "values"),
+        (np.full((4, 4, 3), -0.5), "below 0"),
+        (np.full((4, 4, 3), -1, np.int32), "below 0"),
+        (np.full((4, 4, 3), 1.5), "not clearly"),
+        (np.full((4, 4, 3), 300.0), "not clearly"),
+        (np.full((4, 4, 3), 300, np.int32), "not clearly"),
+        (np.full((4, 4, 3), 200, np.uint16), "not clearly"),
+        ([[1, 2], [3, 4]], "got list"),
+        ("photo.jpg", r"read_image\(\) reads files"),
+        (None, "got NoneType"),
+    ],
+)
+def test_unclear_arrays_are_refused(array: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        as_bgr_image(array)
+
+
+def test_color_is_checked() -> None:
+    with pytest.raises(ValueError, match="color must be 'bgr' or 'rgb', got 'RGB'"):
+        as_bgr_image(RGB, "RGB")
+
+
+def test_interpolation_is_the_exact_one() -> None:
+    """INTER_LINEAR differs by a level at odd sizes; the contract names linear_exact."""
+    image = np.random.default_rng(3).integers(0, 256, (133, 217, 3), np.uint8)
+    out, placement = letterbox(image, (96, 160))
+    _, (new_height, new_width) = place((133, 217), (96, 160), "center")
+    exact = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR_EXACT)
+    found = out[placement.top : placement.top + new_height, placement.left : placement.left + new_width]
+    assert np.array_equal(found, exact)

@@ -1,0 +1,86 @@
+"""The protobuf walk against the onnx package, and against damaged files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yolopose.runtime.errors import ArtifactError
+from yolopose.runtime.onnx_file import parts_of, read_onnx
+
+
+def test_metadata_and_graph_hash_equal_what_onnx_reads(artifact: Path) -> None:
+    model = onnx.load(artifact)
+    parts = read_onnx(artifact)
+    assert parts.metadata == {entry.key: entry.value for entry in model.metadata_props}
+    assert parts.graph_sha256 == hashlib.sha256(model.graph.SerializeToString()).hexdigest()
+    assert parts_of(artifact.read_bytes()) == parts
+
+
+def test_every_truncation_is_noticed_or_lacks_only_later_fields(artifact: Path) -> None:
+    whole = artifact.read_bytes()
+    parts = parts_of(whole)
+    for size in range(1, len(whole), 7):
+        try:
+            found = parts_of(whole[:size])
+        except ArtifactError:
+            continue
+        # cut exactly between two fields: the graph is whole, so only metadata can be missing
+        assert found.graph_sha256 == parts.graph_sha256
+        assert not found.metadata
+
+
+@given(st.binary(max_size=400))
+def test_foreign_bytes_never_raise_anything_else(data: bytes) -> None:
+    with pytest.raises(ArtifactError):
+        parts_of(data)
+
+
+@given(st.data())
+def test_flipped_bytes_raise_nothing_else(data: st.DataObject) -> None:
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
+    onnx.helper.set_model_props(model, {"key": "value"})
+    damaged = bytearray(model.SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        parts_of(bytes(damaged))
+    except ArtifactError as error:
+        assert "the model" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "not an ONNX file"),
+        (b"PK\x03\x04" + bytes(100), "not an ONNX file"),
+        (b"hello, this is text\n" * 10, "not an ONNX file"),
+        (bytes(64), "not an ONNX file"),
+        (b"\x08\x09", "it has no graph"),
+        (b"\x08\x09\x3a\x00\x3a\x00", "two graphs"),
+        (b"\x3a\x00", "it has no version"),
+        (b"\x08\x09\x3a\x7f", "is truncated"),
+        (b"\x08\x09\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "is truncated"),
+        (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "more than ten bytes"),
+        (b"\x08\x09\x3a\x00\x72\x04\x0a\x02\xff\xfe", "not an ONNX file"),  # metadata that is not UTF-8
+        (b"\x08\x09\x3a\x00" + b"\x72\x03\x0a\x01k" * 2, "'k' stands in it twice"),
+    ],
+)
+def test_damaged_files_are_told_apart(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        read_onnx(path)
+    assert "some.onnx" in str(caught.value)
+
+
+def test_absent_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.onnx", tmp_path):
+        with pytest.raises(ArtifactError, match="cannot read the artifact"):
+            read_onnx(path)

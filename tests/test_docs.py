@@ -1,0 +1,71 @@
+"""What the documents say is run as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.test_structure import ROOT
+from yolopose.runtime import PoseEstimator
+
+
+def code_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, trained_artifact: Path, photographs: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with best.onnx and photo.jpg, which the documents speak of."""
+    shutil.copy(trained_artifact, tmp_path / "best.onnx")
+    shutil.copy(photographs[0], tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_embedding_with_and_without_the_runtime(workplace: Path) -> None:
+    with_runtime, without_runtime = code_blocks("docs/embed.md")
+    assert len([line for line in without_runtime.splitlines() if line.strip()]) <= 16
+    first: dict[str, Any] = {}
+    exec(with_runtime, first)
+    assert (workplace / "people.jpg").stat().st_size > 0
+    assert len(first["people"]) > 0
+    second: dict[str, Any] = {}
+    exec(without_runtime, second)
+    np.testing.assert_allclose(second["people"], first["people"].keypoints, atol=1e-2)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_openvino_reads_and_runs_the_file(trained_artifact: Path, photographs: list[Path]) -> None:
+    openvino = pytest.importorskip("openvino")
+    os.environ.setdefault("OPENVINO_TELEMETRY_ENABLED", "0")
+    with PoseEstimator(trained_artifact, threads=1) as estimate:
+        batch, placements = estimate.preprocess([cv2.imread(str(path)) for path in photographs[:3]])
+        expected = estimate.infer(batch)
+        core = openvino.Core()
+        compiled = core.compile_model(str(trained_artifact), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        thresholds = (
+            np.full((3, 1), estimate.score_threshold, np.float32),
+            np.full((3, 1), estimate.iou_threshold, np.float32),
+        )
+        outputs = compiled({"images": batch, "score_threshold": thresholds[0], "iou_threshold": thresholds[1]})
+    count = outputs["num_people"]
+    np.testing.assert_array_equal(count, expected.num_people)
+    assert count.sum() > 0
+    for row in range(3):
+        np.testing.assert_allclose(
+            outputs["keypoints"][row, : count[row]], expected.keypoints[row, : count[row]], atol=0.05
+        )
+        np.testing.assert_allclose(outputs["scores"][row, : count[row]], expected.scores[row, : count[row]], atol=1e-4)

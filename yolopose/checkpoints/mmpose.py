@@ -1,0 +1,117 @@
+"""YOLOXPose of mmpose: ``{"meta", "state_dict"}``, keys as in research on mmpose 1.x; also raw mmengine training files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from yolopose.model.input_spec import BGR_BYTES, InputSpec
+from yolopose.model.pose_net import PoseNet
+from yolopose.model.sizes import NetConfig
+from yolopose.runtime.errors import CheckpointError
+from yolopose.runtime.skeleton import Skeleton
+
+from . import transfer
+from .archive import Document
+from .inert import InertTensor
+
+FORMAT = "mmpose"
+MARK = "head.head_module.out_kpt_vis.0.weight"
+
+_CSP = "(main|short|final)_conv", r"\1"
+RULES: transfer.Rules = (
+    (r"backbone\.stem\.", "backbone.stem."),
+    *((rf"backbone\.stage{n}\.0\.", f"backbone.down{n + 1}.") for n in (1, 2, 3, 4)),
+    (r"backbone\.stage4\.1\.", "backbone.spp."),
+    *((rf"backbone\.stage{n}\.1\.{_CSP[0]}", rf"backbone.csp{n + 1}.{_CSP[1]}") for n in (1, 2, 3)),
+    *((rf"backbone\.stage{n}\.1\.blocks", f"backbone.csp{n + 1}.blocks") for n in (1, 2, 3)),
+    (rf"backbone\.stage4\.2\.{_CSP[0]}", rf"backbone.csp5.{_CSP[1]}"),
+    (r"backbone\.stage4\.2\.blocks", "backbone.csp5.blocks"),
+    (r"neck\.reduce_layers\.0\.", "neck.reduce5."),
+    (r"neck\.reduce_layers\.1\.", "neck.reduce4."),
+    *(
+        (rf"neck\.{theirs}\.{tail}", f"neck.{ours}.{becomes}")
+        for theirs, ours in (
+            (r"top_down_blocks\.0", "fuse4"),
+            (r"top_down_blocks\.1", "out3"),
+            (r"bottom_up_blocks\.0", "out4"),
+            (r"bottom_up_blocks\.1", "out5"),
+        )
+        for tail, becomes in (_CSP, ("blocks", "blocks"))
+    ),
+    (r"neck\.downsamples\.0\.", "neck.down3."),
+    (r"neck\.downsamples\.1\.", "neck.down4."),
+    (r"neck\.out_convs\.", "head.stems."),
+    (r"head\.head_module\.conv_cls\.", "head.class_towers."),
+    (r"head\.head_module\.conv_reg\.", "head.box_towers."),
+    (r"head\.head_module\.conv_pose\.", "head.keypoint_towers."),
+    (r"head\.head_module\.out_cls\.", "head.class_predictions."),
+    (r"head\.head_module\.out_bbox\.", "head.box_predictions."),
+    (r"head\.head_module\.out_obj\.", "head.objectness_predictions."),
+    (r"head\.head_module\.out_kpt\.", "head.keypoint_predictions."),
+    (r"head\.head_module\.out_kpt_vis\.", "head.visibility_predictions."),
+)
+# Buffers of the loss: no part of the network.
+DROPPED = ("head.loss_oks.sigmas",)
+ACTIVATION_NAMES = {"Swish": "silu", "SiLU": "silu", "ReLU": "relu"}
+
+
+def recognises(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and MARK in content["state_dict"]
+
+
+def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
+    """Width, depth, classes and keypoints come from the shapes; activation and size from the stored config text."""
+    tensors = transfer.require_tensors(document.content["state_dict"], document)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in DROPPED}
+    config_text = _config_text(document.content.get("meta"))
+    activation = _activation(config_text, document)
+    num_classes = _shape(tensors, "head.head_module.out_cls.0.weight", document)[0]
+    config = NetConfig(
+        name="",
+        family="yolox-pose",
+        depth=transfer.depth_from_repeats(
+            transfer.count_blocks(tensors, "backbone.stage1.1.blocks."),
+            transfer.count_blocks(tensors, "backbone.stage2.1.blocks."),
+            document,
+        ),
+        width=_shape(tensors, "backbone.stem.conv.conv.weight", document)[0] / 64,
+        input=_input_spec(config_text),
+        skeleton=transfer.skeleton_for(_shape(tensors, MARK, document)[0], skeleton, document),
+        classes=transfer.class_names(num_classes),
+        activation=activation,
+        spp_activation=activation,
+        head="mmpose",
+    )
+    net = transfer.filled_net(transfer.named(config), transfer.rename_all(tensors, RULES, document), document)
+    net.source_format = FORMAT
+    return net
+
+
+def _shape(tensors: Mapping[str, InertTensor], name: str, document: Document) -> tuple[int, ...]:
+    if name not in tensors:
+        raise CheckpointError(f"{document.path}: the tensor {name!r} of an mmpose YOLOXPose network is missing")
+    return tensors[name].shape
+
+
+def _config_text(meta: Any) -> str:
+    text = meta.get("cfg") if isinstance(meta, dict) else None
+    return text if isinstance(text, str) else ""
+
+
+def _activation(config_text: str, document: Document) -> str:
+    """SiLU unless the stored config, Python text in either of two spellings, names another one."""
+    named = re.findall(r"act_cfg['\"]?\s*[=:]\s*(?:dict\(|\{)\s*['\"]?type['\"]?\s*[=:]\s*['\"](\w+)", config_text)
+    kinds = {ACTIVATION_NAMES.get(name, name) for name in named} or {"silu"}
+    if len(kinds) > 1 or not kinds <= {"silu", "relu"}:
+        raise CheckpointError(f"{document.path}: activations {sorted(set(named))} are not supported; SiLU or ReLU is")
+    return kinds.pop()
+
+
+def _input_spec(config_text: str) -> InputSpec:
+    """BGR bytes in a centred letterbox; the size that the config names, else 640."""
+    found = re.search(r"input_size['\"]?\s*[=:]\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", config_text)
+    size = max(int(found[1]), int(found[2])) if found else BGR_BYTES.size
+    return replace(BGR_BYTES, size=max(-(-size // 32) * 32, 32))

@@ -1,0 +1,148 @@
+"""From another code base's tensors to one of our networks: renaming, strict filling, skeletons by number of keypoints."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from yolopose.model.pose_net import PoseNet
+from yolopose.model.sizes import SIZES, NetConfig, build
+from yolopose.runtime.errors import CheckpointError
+from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
+
+from .archive import Document
+from .inert import InertTensor
+
+Rules = Sequence[tuple[str, str]]  # (pattern of the start of a name, what takes its place)
+
+# Used when nothing is known about the points: the mean of COCO's sigmas, rounded.
+NEUTRAL_SIGMA = 0.07
+# Counters that take no part in inference and that old PyTorch did not write.
+COUNTER = "num_batches_tracked"
+
+
+def renamed(name: str, rules: Rules) -> str | None:
+    """``name`` with the first rule that fits its start applied; None when none does."""
+    for pattern, replacement in rules:
+        changed, count = re.subn(rf"^{pattern}", replacement, name, count=1)
+        if count:
+            return changed
+    return None
+
+
+def rename_all(tensors: Mapping[str, InertTensor], rules: Rules, document: Document) -> dict[str, Tensor]:
+    """Tensors under our names. CheckpointError for one that no rule knows: it would be dropped silently."""
+    found: dict[str, Tensor] = {}
+    for name, inert in tensors.items():
+        ours = renamed(name, rules)
+        if ours is None or ours in found:
+            raise CheckpointError(f"{document.path}: no place for the tensor {name!r} in this kind of network")
+        found[ours] = document.tensor(inert, name)
+    return found
+
+
+def filled_net(config: NetConfig, tensors: Mapping[str, Tensor], document: Document) -> PoseNet:
+    """A network in evaluation mode, float32, that holds exactly ``tensors``: none missing, none left over."""
+    with torch.device("meta"):  # no memory, no random numbers drawn
+        net = build(config)
+    expected = net.state_dict()
+    given = {name: _float32(tensor) for name, tensor in tensors.items()}
+    for name, tensor in expected.items():
+        if name.endswith(COUNTER):
+            given.setdefault(name, torch.zeros((), dtype=tensor.dtype))
+    _check(expected, given, document)
+    net.load_state_dict(given, strict=True, assign=True)
+    net.weights_sha256 = document.sha256
+    return net.eval()
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _check(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], document: Document) -> None:
+    missing, extra = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{document.path}: the weights do not fit the network that they describe: "
+            f"{_some('missing', missing)}{_some('left over', extra)}"
+        )
+    for name, tensor in given.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{document.path}: {name} is {tuple(tensor.shape)} in the file, {tuple(expected[name].shape)} expected"
+            )
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{document.path}: {name} holds values that are not finite; the training diverged?")
+
+
+def _some(what: str, names: list[str]) -> str:
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) " if names else ""
+
+
+def skeleton_for(num_keypoints: int, given: Skeleton | None, document: Document) -> Skeleton:
+    """The caller's skeleton if it fits, else the built-in one of that many points, else nameless points."""
+    if given is not None:
+        if given.num_keypoints != num_keypoints:
+            raise ValueError(
+                f"skeleton {given.name!r} has {given.num_keypoints} keypoints, {document.path} has {num_keypoints}"
+            )
+        return given
+    for skeleton in (COCO_17, LSP_14):
+        if skeleton.num_keypoints == num_keypoints:
+            return skeleton
+    return generic_skeleton(num_keypoints)
+
+
+def generic_skeleton(num_keypoints: int) -> Skeleton:
+    """Points without meaning: no limbs, no mirror pairs, one sigma for all."""
+    return Skeleton(
+        name=f"generic-{num_keypoints}",
+        names=tuple(f"keypoint_{index}" for index in range(num_keypoints)),
+        flip_pairs=(),
+        limbs=(),
+        sigmas=(NEUTRAL_SIGMA,) * num_keypoints,
+    )
+
+
+def class_names(count: int, known: object = None) -> tuple[str, ...]:
+    """``known`` if it is a list (or a dict by index) of that many texts, else "person" or numbered classes."""
+    if isinstance(known, Mapping):
+        known = [known.get(index) for index in range(count)] if len(known) == count else None
+    if isinstance(known, list | tuple) and len(known) == count and all(isinstance(name, str) for name in known):
+        return tuple(str(name) for name in known)
+    return ("person",) if count == 1 else tuple(f"class_{index}" for index in range(count))
+
+
+def depth_from_repeats(short: int, long: int, document: Document) -> float:
+    """The depth multiplier that gives stages of ``short`` (3 x depth) and ``long`` (9 x depth) bottlenecks."""
+    published = (0.33, 0.67, 1.0, 1.33)
+    for depth in (*published, short / 3, long / 9, *(step / 100 for step in range(1, 301))):
+        if (max(round(3 * depth), 1), max(round(9 * depth), 1)) == (short, long):
+            return depth
+    raise CheckpointError(f"{document.path}: stages of {short} and {long} blocks are no depth of this network")
+
+
+def count_blocks(names: Sequence[str] | Mapping[str, object], prefix: str) -> int:
+    """How many numbered children follow ``prefix`` among dotted names."""
+    return len({name[len(prefix) :].split(".", 1)[0] for name in names if name.startswith(prefix)})
+
+
+def require_tensors(value: object, document: Document) -> dict[str, InertTensor]:
+    """A state dict as a plain dictionary of tensors."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise CheckpointError(f"{document.path}: the state dict is damaged")
+    return {key: tensor for key, tensor in value.items() if isinstance(tensor, InertTensor)}
+
+
+def named(config: NetConfig) -> NetConfig:
+    """``config`` under the name of the published size that it is, or one made of family and multipliers."""
+    for size in SIZES.values():
+        same = replace(size, name=config.name, depth=config.depth) if size.repeats == config.repeats else size
+        if (same.family, same.depth, same.width, same.stem) == (config.family, config.depth, config.width, config.stem):
+            return replace(config, name=size.name)
+    return replace(config, name=f"{config.family}-d{config.depth:.3g}-w{config.width:.3g}")

@@ -1,0 +1,205 @@
+"""An articulated figure in three dimensions: proportions, joint angles, and where they put every joint.
+
+Lengths are fractions of the stature (Drillis and Contini 1966, as in Winter, Biomechanics and Motor Control). Axes: x to
+the right of the picture, y down, z away from the camera; a figure with yaw 0 looks into the camera, so its left is +x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .dice import Dice
+
+Frame = np.ndarray  # (3, 3) float64; columns are the part's left, down and back directions in the world
+UP, LEFT, FRONT = np.array([0.0, -1.0, 0.0]), np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0])
+MIRROR = np.diag([-1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Limb:
+    """Joint angles of an arm or a leg in degrees; zero is hanging down (arm) or standing on it (leg)."""
+
+    flex: float = 0.0  # forward at shoulder or hip; negative is backward
+    abduct: float = 0.0  # outward, away from the middle of the body
+    twist: float = 0.0  # inward rotation about the limb's own axis
+    bend: float = 0.0  # elbow or knee
+    end: float = 0.0  # wrist flexion, or ankle: toes down
+
+
+@dataclass(frozen=True)
+class Pose:
+    """All joint angles in degrees, and how the whole figure is turned before it is seen from some yaw."""
+
+    left_arm: Limb = field(default_factory=Limb)
+    right_arm: Limb = field(default_factory=Limb)
+    left_leg: Limb = field(default_factory=Limb)
+    right_leg: Limb = field(default_factory=Limb)
+    spine: tuple[float, float, float] = (0.0, 0.0, 0.0)  # bend forward, lean to the left, turn to the left
+    neck: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the same of the head against the chest
+    tilt: tuple[float, float] = (0.0, 0.0)  # whole figure: fall forward, fall to the left
+    support: str = "ground"  # "ground", "seat" (something to sit on is due) or "air"
+
+
+# (lowest, highest) degrees: what joints of a healthy adult allow, a little generous because gymnasts are wanted.
+ARM_LIMITS = {"flex": (-60, 185), "abduct": (-25, 175), "twist": (-90, 90), "bend": (0, 150), "end": (-50, 60)}
+LEG_LIMITS = {"flex": (-35, 135), "abduct": (-15, 80), "twist": (-45, 35), "bend": (0, 150), "end": (-20, 60)}
+SPINE_LIMITS = ((-35, 80), (-35, 35), (-45, 45))
+NECK_LIMITS = ((-45, 45), (-30, 30), (-70, 70))
+
+
+@dataclass(frozen=True)
+class Build:
+    """Proportions of one figure; lengths and radii are fractions of the stature."""
+
+    head: float = 0.130  # chin to top of the head
+    neck: float = 0.045
+    trunk: float = 0.290  # hip joints to the base of the neck
+    shoulder: float = 0.112  # half the distance between the shoulder joints
+    hip: float = 0.054  # half the distance between the hip joints
+    upper_arm: float = 0.178
+    forearm: float = 0.146
+    hand: float = 0.085
+    thigh: float = 0.243
+    shank: float = 0.243
+    foot: float = 0.135
+    girth: float = 1.0  # thickness of everything soft
+    belly: float = 1.0
+    waist: float = 0.86  # narrowing against the ribs
+
+
+def random_build(dice: Dice) -> Build:
+    """A woman, a man or a child, thin to heavy."""
+    child = dice.chance(0.15)
+    woman = dice.chance(0.5)
+    legs = dice.bell(0.93 if child else 1.0, 0.03)
+    arms = dice.bell(0.95 if child else 1.0, 0.03)
+    girth = max(0.8, dice.bell(1.1 if child else 0.95 if woman else 1.06, 0.11))
+    return Build(
+        head=dice.bell(0.172 if child else 0.132, 0.006),
+        neck=dice.bell(0.036 if child else 0.046, 0.004),
+        trunk=dice.bell(0.290, 0.010),
+        shoulder=dice.bell(0.102 if woman or child else 0.118, 0.005),
+        hip=dice.bell(0.056 if woman else 0.053, 0.003),
+        upper_arm=0.178 * arms,
+        forearm=0.146 * arms,
+        thigh=0.243 * legs,
+        shank=0.243 * legs,
+        girth=girth,
+        belly=max(0.9, dice.bell(0.8 + 0.25 * girth, 0.08)),
+        waist=dice.bell(0.80 if woman and not child else 0.90, 0.04),
+    )
+
+
+def _limited(limb: Limb, limits: dict[str, tuple[int, int]]) -> Limb:
+    return Limb(**{name: min(max(getattr(limb, name), low), high) for name, (low, high) in limits.items()})
+
+
+def within_limits(pose: Pose) -> Pose:
+    """The nearest pose whose joints bend no further than joints do."""
+
+    def clip(angles: tuple[float, float, float], limits: tuple[tuple[int, int], ...]) -> tuple[float, float, float]:
+        a, b, c = (min(max(angle, low), high) for angle, (low, high) in zip(angles, limits, strict=True))
+        return a, b, c
+
+    return replace(
+        pose,
+        left_arm=_limited(pose.left_arm, ARM_LIMITS),
+        right_arm=_limited(pose.right_arm, ARM_LIMITS),
+        left_leg=_limited(pose.left_leg, LEG_LIMITS),
+        right_leg=_limited(pose.right_leg, LEG_LIMITS),
+        spine=clip(pose.spine, SPINE_LIMITS),
+        neck=clip(pose.neck, NECK_LIMITS),
+    )
+
+
+def rotation_x(degrees: float) -> np.ndarray:
+    """Turns up towards the front: a bow."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def rotation_y(degrees: float) -> np.ndarray:
+    """Turns the front towards the left."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+
+
+def rotation_z(degrees: float) -> np.ndarray:
+    """Turns up towards the left."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class Posture:
+    """Where a posed figure's joints are: points (3,) and frames (3, 3) by name, in statures."""
+
+    points: dict[str, np.ndarray]
+    frames: dict[str, Frame]
+
+
+def posture_from(pose: Pose, build: Build, yaw: float) -> Posture:
+    """Forward kinematics from the middle of the hips outward."""
+    root = rotation_y(yaw) @ rotation_z(pose.tilt[1]) @ rotation_x(pose.tilt[0])
+    bend, lean, turn = (angle / 2 for angle in pose.spine)
+    step = rotation_y(turn) @ rotation_z(lean) @ rotation_x(bend)
+    middle = root @ step  # loins
+    chest = middle @ step
+    half_neck = chest @ rotation_y(pose.neck[2] / 2) @ rotation_z(pose.neck[1] / 2) @ rotation_x(pose.neck[0] / 2)
+    head = half_neck @ rotation_y(pose.neck[2] / 2) @ rotation_z(pose.neck[1] / 2) @ rotation_x(pose.neck[0] / 2)
+    points = {"pelvis": np.zeros(3)}
+    points["waist"] = root @ UP * (0.36 * build.trunk)
+    points["ribs"] = points["waist"] + middle @ UP * (0.30 * build.trunk)
+    points["neck"] = points["ribs"] + chest @ UP * (0.34 * build.trunk)
+    points["skull"] = points["neck"] + half_neck @ (UP * build.neck + FRONT * 0.012)
+    points["head"] = points["skull"] + head @ (UP * (0.5 * build.head) + FRONT * 0.010)
+    points["head_top"] = points["head"] + head @ UP * (0.5 * build.head)
+    frames = {"pelvis": root, "waist": middle, "chest": chest, "neck": half_neck, "head": head}
+    for side, sign in (("left", 1.0), ("right", -1.0)):
+        arm = pose.left_arm if sign > 0 else pose.right_arm
+        raised = max(0.0, max(arm.flex, arm.abduct) - 60.0) / 120.0  # the shoulder girdle follows a raised arm
+        socket = LEFT * sign * (build.shoulder - 0.022 * raised) - UP * (0.046 - 0.062 * raised)
+        points[f"{side}_shoulder"] = points["neck"] + chest @ socket
+        points[f"{side}_hip"] = root @ (LEFT * sign * build.hip)
+        _hang_limb(points, frames, f"{side}_arm", chest, arm, sign, build)
+        leg = pose.left_leg if sign > 0 else pose.right_leg
+        _hang_limb(points, frames, f"{side}_leg", root, leg, sign, build)
+    return Posture(points, frames)
+
+
+_LIMB_JOINTS = {"arm": ("shoulder", "elbow", "wrist", "hand"), "leg": ("hip", "knee", "ankle", "toe")}
+
+
+def _hang_limb(
+    points: dict[str, np.ndarray],
+    frames: dict[str, Frame],
+    name: str,
+    parent: Frame,
+    limb: Limb,
+    sign: float,
+    build: Build,
+) -> None:
+    """Add an arm's or a leg's joints; the right one is the mirror image of the left."""
+    side, kind = name.split("_")
+    socket, joint, end, tip = (f"{side}_{part}" for part in _LIMB_JOINTS[kind])
+    upper = rotation_x(-limb.flex) @ rotation_z(-limb.abduct) @ rotation_y(-limb.twist)
+    lower = upper @ rotation_x(-limb.bend if kind == "arm" else limb.bend)
+    last = lower @ rotation_x(-limb.end if kind == "arm" else limb.end)
+    if sign < 0:
+        upper, lower, last = (MIRROR @ frame @ MIRROR for frame in (upper, lower, last))
+    upper, lower, last = parent @ upper, parent @ lower, parent @ last
+    lengths = (build.upper_arm, build.forearm) if kind == "arm" else (build.thigh, build.shank)
+    points[joint] = points[socket] - upper @ UP * lengths[0]
+    points[end] = points[joint] - lower @ UP * lengths[1]
+    if kind == "arm":
+        points[tip] = points[end] - last @ UP * build.hand
+    else:
+        points[f"{side}_heel"] = points[end] + last @ (-UP * 0.024 - FRONT * 0.030)
+        points[tip] = points[end] + last @ (-UP * 0.028 + FRONT * (build.foot - 0.035))
+    frames[f"{side}_upper_{kind}"], frames[f"{side}_lower_{kind}"], frames[f"{side}_{tip[len(side) + 1 :]}"] = (
+        upper,
+        lower,
+        last,
+    )

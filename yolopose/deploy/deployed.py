@@ -1,0 +1,110 @@
+"""The deployed form of a network: letterboxed uint8 images in, people out, as shared by export and parity."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yolopose.runtime.contract import NmsInfo
+
+from ..model.fuse import fuse_conv_bn
+from ..model.pose_net import PoseNet
+from .nms import select_candidates, suppress
+
+INPUT_NAMES = ("images", "score_threshold", "iou_threshold")
+OUTPUT_NAMES = ("num_people", "boxes", "scores", "labels", "keypoints", "num_candidates", "flags")
+
+
+class People(NamedTuple):
+    """The artifact's outputs; M rows an image, rows past ``num_people`` are zero."""
+
+    num_people: Tensor  # (B,) int32
+    boxes: Tensor  # (B, M, 4) float32 xyxy in letterboxed pixels
+    scores: Tensor  # (B, M) float32, falling
+    labels: Tensor  # (B, M) int32
+    keypoints: Tensor  # (B, M, K, 3) float32 x, y in letterboxed pixels, score in 0..1
+    num_candidates: Tensor  # (B,) int32
+    flags: Tensor  # (B,) int32: 1 candidates cut at C, 2 people cut at M, 4 rounds not converged
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """Columns ``index`` (B, n) of ``values`` (B, F, N): (B, F, n)."""
+    return torch.gather(values, 2, index[:, None].expand(-1, values.shape[1], -1))
+
+
+def _reverse_input_channels(net: PoseNet) -> None:
+    """Let an RGB network take BGR by reordering the weights of its first convolution, at no cost at run time.
+
+    A space-to-depth stem sees several pixels at once: its input is blocks of three channels, reversed one by one.
+    """
+    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    out, channels, height, width = first.weight.shape
+    blocks = first.weight.detach().reshape(out, channels // 3, 3, height, width).flip(2)
+    first.weight = nn.Parameter(blocks.reshape(out, channels, height, width), requires_grad=False)
+
+
+class DeployedNet(nn.Module):
+    """``net`` with batch norm folded, normalisation before it and NMS behind it; the input is BGR whatever ``net`` was trained on.
+
+    Boxes are decoded for the C candidates and keypoints for the M survivors only.
+    """
+
+    def __init__(self, net: PoseNet, nms: NmsInfo) -> None:
+        super().__init__()
+        self.net = fuse_conv_bn(net)
+        self.nms = nms
+        if net.input.channel_order == "rgb":
+            _reverse_input_channels(self.net)
+
+    def forward(self, images: Tensor, score_threshold: Tensor, iou_threshold: Tensor) -> People:
+        """images: (B, H, W, 3) uint8 BGR, letterboxed; score_threshold, iou_threshold: (B, 1) float32."""
+        pixels = images.float().permute(0, 3, 1, 2)
+        if self.net.input.scale != 1.0:
+            pixels = pixels * self.net.input.scale
+        head = self.net.head
+        raw = head(self.net.features(pixels))
+        class_scores = head.scores(raw.objectness, raw.classes)  # (B, classes, N)
+        best, anchor_labels = class_scores[:, 0], None
+        if class_scores.shape[1] > 1:
+            best, anchor_labels = class_scores.max(dim=1)
+        candidates = select_candidates(best, score_threshold, self.nms.candidates)
+        priors = raw.priors.expand(images.shape[0], -1, -1)
+        boxes = head.decode_boxes(_take(raw.boxes, candidates.anchors), _take(priors, candidates.anchors))
+        labels = torch.zeros_like(candidates.anchors)
+        if anchor_labels is not None:
+            labels = torch.gather(anchor_labels, 1, candidates.anchors)
+        people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
+        anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
+        xy, visibility = head.decode_keypoints(_take(raw.keypoints, anchors), _take(priors, anchors))
+        keypoints = torch.cat((xy, visibility[:, :, None]), dim=2).permute(0, 3, 1, 2)  # (B, M, K, 3)
+        alive = people.valid
+        zero = torch.zeros((), dtype=torch.float32, device=boxes.device)
+        return People(
+            num_people=people.count.to(torch.int32),
+            boxes=torch.where(alive[:, :, None], _take(boxes, people.rows).permute(0, 2, 1), zero),
+            scores=people.scores,
+            labels=torch.where(alive, torch.gather(labels, 1, people.rows), 0).to(torch.int32),
+            keypoints=torch.where(alive[:, :, None, None], keypoints, zero),
+            num_candidates=candidates.count.to(torch.int32),
+            flags=(candidates.count > self.nms.candidates).to(torch.int32)
+            + people.people_cut.to(torch.int32) * 2
+            + (~people.converged).to(torch.int32) * 4,
+        )
+
+
+class BareNet(nn.Module):
+    """The network alone, batch norm folded: float32 NCHW images in, undecoded head rows out, no normalisation and no NMS.
+
+    The second baseline of the benchmark: what the network itself costs.
+    """
+
+    def __init__(self, net: PoseNet) -> None:
+        super().__init__()
+        self.net = fuse_conv_bn(net)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, 3, H, W) float32 -> (B, 5 + classes + 3K, N)."""
+        raw = self.net.head(self.net.features(images))
+        return torch.cat((raw.boxes, raw.objectness, raw.classes, raw.keypoints), dim=1)

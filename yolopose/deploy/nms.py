@@ -1,0 +1,101 @@
+"""Non-maximum suppression with static shapes, in operators that every engine has.
+
+Greedy NMS visits candidates by falling score and keeps one unless a kept candidate before it overlaps too much. Written as
+``keep = valid and not any(suppresses & keep)`` over the C best candidates this is a fixed-point equation whose only
+solution is the greedy answer (``suppresses`` is strictly triangular). Starting from ``keep = valid``, round t settles every
+candidate whose suppression chain is at most t deep, so a fixed number of rounds R equals greedy NMS wherever chains are no
+deeper than R; comparing the last two rounds tells whether that was so. Nothing here has a data-dependent shape: batches
+of any size, CUDA graphs and TensorRT without plugin follow from it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from yolopose.runtime.contract import NmsInfo
+
+
+class Candidates(NamedTuple):
+    """The C best anchors of each image by score; rows with ``valid`` False are padding."""
+
+    scores: Tensor  # (B, C) falling, -1 where not valid
+    anchors: Tensor  # (B, C) int64 index of the anchor, 0 where not valid
+    valid: Tensor  # (B, C) bool
+    count: Tensor  # (B,) int64 anchors above the threshold, also those that did not fit into C
+
+
+class Survivors(NamedTuple):
+    """The M best candidates that greedy NMS keeps; rows past ``count`` are padding."""
+
+    scores: Tensor  # (B, M) falling, 0 past count
+    rows: Tensor  # (B, M) int64 index into the C candidates
+    valid: Tensor  # (B, M) bool
+    count: Tensor  # (B,) int64 at most M
+    people_cut: Tensor  # (B,) bool, more than M were kept
+    converged: Tensor  # (B,) bool, the rounds reached the greedy answer
+
+
+def select_candidates(scores: Tensor, score_threshold: Tensor, num_candidates: int) -> Candidates:
+    """The ``num_candidates`` best anchors whose score exceeds the threshold.
+
+    scores: (B, N) in 0..1; score_threshold: (B, 1). N may be smaller than C, and unknown while exporting: C columns of
+    padding are appended to the scores alone, so that TopK never asks for more than there is.
+    """
+    above = scores > score_threshold
+    ranked = torch.where(above, scores, torch.full_like(scores, -1.0))
+    padding = torch.full_like(score_threshold, -1.0).expand(-1, num_candidates)
+    top_scores, anchors = torch.topk(torch.cat((ranked, padding), dim=1), num_candidates, dim=1)
+    valid = top_scores > -1.0
+    return Candidates(top_scores, torch.where(valid, anchors, 0), valid, above.sum(dim=1))
+
+
+def pairwise_overlaps(boxes: Tensor, iou_threshold: Tensor) -> Tensor:
+    """(B, C, C) bool: IoU of boxes i and j exceeds the threshold.
+
+    boxes: (B, 4, C) xyxy in pixels; iou_threshold: (B, 1). Compared as intersection > threshold x union, which needs no
+    division and never lets boxes without area overlap.
+    """
+    x1, y1, x2, y2 = (boxes[:, i] for i in range(4))  # (B, C) each
+    width = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
+    height = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
+    intersection = width.clamp(min=0) * height.clamp(min=0)
+    area = (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
+    union = area[:, :, None] + area[:, None] - intersection
+    return intersection > iou_threshold[:, :, None] * union
+
+
+def suppress(
+    candidates: Candidates, boxes: Tensor, labels: Tensor | None, iou_threshold: Tensor, nms: NmsInfo
+) -> Survivors:
+    """Greedy NMS of the candidates in ``nms.rounds`` rounds, then the ``nms.max_people`` best.
+
+    boxes: (B, 4, C) xyxy of the candidates; labels: (B, C) integer, candidates of different labels do not suppress each
+    other, None for a single class.
+    """
+    overlaps = pairwise_overlaps(boxes, iou_threshold)
+    if labels is not None:
+        overlaps = overlaps & (labels[:, :, None] == labels[:, None])
+    suppresses = overlaps.float().tril(diagonal=-1)  # (B, C, C), row i: 1 for the j < i that may suppress it
+    valid = candidates.valid[:, :, None].float()  # (B, C, 1)
+    keep = valid
+    previous = valid
+    for _ in range(nms.rounds):
+        previous = keep
+        keep = valid * (torch.matmul(suppresses, keep) < 0.5).float()
+    converged = ((keep - previous).abs().sum(dim=(1, 2))) < 0.5
+    kept = keep[:, :, 0]
+    ranked = torch.where(kept > 0.5, candidates.scores, torch.full_like(candidates.scores, -1.0))
+    scores, rows = torch.topk(ranked, nms.max_people, dim=1)
+    alive = scores > -1.0
+    total = kept.sum(dim=1)
+    return Survivors(
+        scores=scores.clamp(min=0.0),
+        rows=rows,
+        valid=alive,
+        count=alive.sum(dim=1),
+        people_cut=total > nms.max_people + 0.5,
+        converged=converged,
+    )

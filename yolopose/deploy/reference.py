@@ -1,0 +1,105 @@
+"""The PyTorch reference: the network as loaded, decoded everywhere, then textbook greedy NMS.
+
+Shares nothing with the deployed graph but the network and the letterbox: no folded batch norm, no selection before
+decoding, no fixed rounds. What an artifact is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from yolopose.runtime.letterbox import Placement, as_bgr_image, letterbox
+from yolopose.runtime.result import PoseResult
+
+from ..model.pose_net import PoseNet, Predictions
+
+
+def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Indices that greedy NMS keeps, by falling score (the lower index first among equals).
+
+    boxes: (n, 4) float32 xyxy; scores: (n,); labels: (n,), boxes of different labels never suppress each other.
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes, labels = boxes[order], labels[order]
+    extent = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    area = extent[:, 0] * extent[:, 1]
+    alive = np.ones(len(order), dtype=bool)
+    for i in range(len(order)):
+        if not alive[i]:
+            continue
+        rest = slice(i + 1, None)
+        overlap = np.minimum(boxes[i, 2:], boxes[rest, 2:]) - np.maximum(boxes[i, :2], boxes[rest, :2])
+        intersection = np.prod(np.maximum(overlap, 0), axis=1)
+        union = area[i] + area[rest] - intersection
+        alive[rest] &= ~((intersection > np.float32(iou_threshold) * union) & (labels[rest] == labels[i]))
+    return order[alive]
+
+
+class ReferenceEstimator:
+    """Maps images to people through PyTorch; same call as ``PoseEstimator``.
+
+    shape_hw: letterboxed size in pixels, default the network's own square; thresholds in 0..1.
+    """
+
+    def __init__(
+        self,
+        net: PoseNet,
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.65,
+        max_people: int = 100,
+        shape_hw: tuple[int, int] | None = None,
+    ) -> None:
+        self.net = net.eval()
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.max_people = max_people
+        self.shape_hw = shape_hw or (net.input.size, net.input.size)
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray], color: str = "bgr") -> PoseResult | list[PoseResult]:
+        """images: one (H, W, 3) uint8 image or a list of them -> people in pixels of each image."""
+        if isinstance(images, np.ndarray):
+            return self.one(images, color)
+        return [self.one(image, color) for image in images]
+
+    def tensor(self, letterboxed: np.ndarray) -> torch.Tensor:
+        """(h, w, 3) uint8 BGR -> (1, 3, h, w) float32 in the network's own channel order and range."""
+        pixels = torch.from_numpy(letterboxed).permute(2, 0, 1)[None].float()
+        if self.net.input.channel_order == "rgb":
+            pixels = pixels.flip(1)
+        return pixels * self.net.input.scale
+
+    @torch.inference_mode()
+    def predict(self, image: np.ndarray, color: str = "bgr") -> tuple[Predictions, Placement]:
+        """All anchors' predictions for one image (batch of 1), in letterboxed pixels, and where the image lies there."""
+        spec = self.net.input
+        letterboxed, placement = letterbox(
+            as_bgr_image(image, color), self.shape_hw, pad_value=spec.pad_value, pad_side=spec.pad_side
+        )
+        return self.net(self.tensor(letterboxed)), placement
+
+    def one(self, image: np.ndarray, color: str = "bgr") -> PoseResult:
+        """People of one image."""
+        predictions, placement = self.predict(image, color)
+        boxes, class_scores, keypoints, keypoint_scores = (part[0].numpy() for part in predictions)
+        labels = class_scores.argmax(axis=1)
+        scores = class_scores.max(axis=1)
+        candidates = np.flatnonzero(scores > np.float32(self.score_threshold))
+        kept = candidates[greedy_nms(boxes[candidates], scores[candidates], labels[candidates], self.iou_threshold)]
+        kept = kept[: self.max_people]
+        return PoseResult(
+            boxes=placement.boxes_to_image(boxes[kept]),
+            scores=scores[kept],
+            labels=labels[kept].astype(np.int32),
+            keypoints=placement.to_image(keypoints[kept]),
+            keypoint_scores=keypoint_scores[kept],
+            num_candidates=len(candidates),
+        )
+
+    def threshold_for(self, candidates: int, images: Sequence[np.ndarray]) -> float:
+        """The score that about ``candidates`` anchors an image exceed (median over ``images``), for untrained networks."""
+        best = [self.predict(image)[0].scores.amax(dim=2)[0] for image in images]
+        ranked = [float(scores.topk(min(candidates + 1, len(scores))).values[-1]) for scores in best]
+        return float(np.median(ranked))

@@ -1,0 +1,83 @@
+"""Backbones: CSP-Darknet with three outputs (YOLOX) and with four (YOLOv5-P6). Written out layer by layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .blocks import SPP, ConvBlock, CSPBlock, stem_block
+
+
+class CSPDarknet(nn.Module):
+    """Backbone of YOLOX: images (B, 3, H, W) -> features of stride 8, 16 and 32.
+
+    ``base`` is the width of the stem (64 x width); ``repeats`` are the bottlenecks of the short stages and of the
+    long ones (3 and 9 x depth).
+    """
+
+    def __init__(
+        self, base: int, repeats: tuple[int, int], *, stem: str, focus_order: str, activation: str, spp_activation: str
+    ) -> None:
+        super().__init__()
+        short, long = repeats
+        act = activation
+        self.channels = (4 * base, 8 * base, 16 * base)
+        self.stem = stem_block(stem, base, order=focus_order, activation=act)
+        self.down2 = ConvBlock(base, 2 * base, 3, 2, activation=act)
+        self.csp2 = CSPBlock(2 * base, 2 * base, short, activation=act)
+        self.down3 = ConvBlock(2 * base, 4 * base, 3, 2, activation=act)
+        self.csp3 = CSPBlock(4 * base, 4 * base, long, activation=act)
+        self.down4 = ConvBlock(4 * base, 8 * base, 3, 2, activation=act)
+        self.csp4 = CSPBlock(8 * base, 8 * base, long, activation=act)
+        self.down5 = ConvBlock(8 * base, 16 * base, 3, 2, activation=act)
+        self.spp = SPP(16 * base, 16 * base, kernel=5, activation=spp_activation)
+        self.csp5 = CSPBlock(16 * base, 16 * base, short, shortcut=False, activation=act)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.csp2(self.down2(self.stem(images)))  # stride 4
+        p3 = self.csp3(self.down3(x))
+        p4 = self.csp4(self.down4(p3))
+        p5 = self.csp5(self.spp(self.down5(p4)))
+        return p3, p4, p5
+
+
+class CSPDarknetP6(nn.Module):
+    """Backbone of YOLOv5-P6: images (B, 3, H, W) -> features of stride 8, 16, 32 and 64.
+
+    ``widths`` are the channels of stem, stride 4, 8, 16, 32 and 64 (64, 128, 256, 512, 768, 1024 at full width).
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        repeats: tuple[int, int],
+        *,
+        stem: str,
+        focus_order: str,
+        activation: str,
+        spp_activation: str,
+    ) -> None:
+        super().__init__()
+        short, long = repeats
+        c1, c2, c3, c4, c5, c6 = widths
+        act = activation
+        self.channels = (c3, c4, c5, c6)
+        self.stem = stem_block(stem, c1, order=focus_order, activation=act)
+        self.down2 = ConvBlock(c1, c2, 3, 2, activation=act)
+        self.csp2 = CSPBlock(c2, c2, short, activation=act)
+        self.down3 = ConvBlock(c2, c3, 3, 2, activation=act)
+        self.csp3 = CSPBlock(c3, c3, long, activation=act)
+        self.down4 = ConvBlock(c3, c4, 3, 2, activation=act)
+        self.csp4 = CSPBlock(c4, c4, long, activation=act)
+        self.down5 = ConvBlock(c4, c5, 3, 2, activation=act)
+        self.csp5 = CSPBlock(c5, c5, short, activation=act)
+        self.down6 = ConvBlock(c5, c6, 3, 2, activation=act)
+        self.spp = SPP(c6, c6, kernel=3, activation=spp_activation)
+        self.csp6 = CSPBlock(c6, c6, short, shortcut=False, activation=act)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = self.csp2(self.down2(self.stem(images)))  # stride 4
+        p3 = self.csp3(self.down3(x))
+        p4 = self.csp4(self.down4(p3))
+        p5 = self.csp5(self.down5(p4))
+        p6 = self.csp6(self.spp(self.down6(p5)))
+        return p3, p4, p5, p6

@@ -1,0 +1,1 @@
+"""Heads: the paper's with anchors, and the anchor-free ones of YOLOX-Pose."""

@@ -1,0 +1,40 @@
+"""What both heads return, and the grid of anchors that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class HeadOutput(NamedTuple):
+    """Raw predictions of all N anchors, channel first, so that a deployed graph gathers before it decodes.
+
+    Anchors are ordered by level (finest first), then by anchor shape, then row by row, as in the reference code bases.
+    """
+
+    boxes: Tensor  # (B, 4, N) float32, encoded
+    objectness: Tensor  # (B, 1, N) float32, logits
+    classes: Tensor  # (B, C, N) float32, logits
+    keypoints: Tensor  # (B, 3K, N) float32, encoded, in the head's own order of channels
+    priors: Tensor  # (1, P, N) float32: column and row of the cell, stride in pixels[, anchor width and height in pixels]
+
+
+def priors_of_level(height: int, width: int, constants: Sequence[float], like: Tensor) -> Tensor:
+    """Anchors of one level, (1, 2 + len(constants), height * width): column, row, then the given constants.
+
+    ``height`` and ``width`` may be symbolic, so nothing here turns them into Python numbers.
+    """
+    column = torch.arange(width, device=like.device).view(1, width).expand(height, width)
+    row = torch.arange(height, device=like.device).view(height, 1).expand(height, width)
+    grid = torch.stack((column, row)).to(torch.float32).reshape(2, height * width)
+    fixed = torch.tensor(constants, dtype=torch.float32, device=like.device).view(-1, 1)
+    return torch.cat((grid, fixed.expand(len(constants), height * width))).unsqueeze(0)
+
+
+def xyxy_from_centres(centres: Tensor, sizes: Tensor) -> Tensor:
+    """(B, 2, n) centres and (B, 2, n) sizes -> (B, 4, n) corners x1, y1, x2, y2."""
+    half = sizes * 0.5
+    return torch.cat((centres - half, centres + half), dim=1)
