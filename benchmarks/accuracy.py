@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from yolopose.runtime.contract import Contract
@@ -51,4 +50,4 @@ def average_precision(results: Sequence[PoseResult], contract: Contract, images:
     assert images.dataset is not None, "AP needs labels"
     by_id = dict(zip(images.image_ids, results, strict=True))
     figures = evaluate(by_id, images.dataset, contract.skeleton, image_ids=list(images.image_ids))
-    return asdict(figures)
+    return figures.to_dict()

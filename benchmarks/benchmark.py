@@ -39,6 +39,9 @@ def run_benchmark(settings: BenchSettings, console: Console, command: str, run: 
     with tempfile.TemporaryDirectory(prefix="yolopose-bench-") as folder:
         scratch = Path(folder)
         images = gather_images(settings, scratch / "scenes")
+        if images.dataset is not None:
+            for subject in found:
+                images.dataset.check_skeleton(subject.contract.skeleton)
         console.say(f"images: {images.description} ({len(images.paths)})")
         plan = Plan(settings, found, images, scratch)
         jobs = plan.jobs()

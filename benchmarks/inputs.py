@@ -38,10 +38,10 @@ def gather_images(settings: BenchSettings, scratch: Path) -> BenchImages:
     from yolopose.data.coco import read_coco
 
     dataset = read_coco(settings.data, settings.images)
-    chosen = evenly(dataset.images, settings.limit)
+    chosen = evenly(list(dataset.images.values()), settings.limit)
     return BenchImages(
         f"{settings.images}, labelled by {settings.data.name}",
-        tuple(Path(image.path).resolve() for image in chosen),
+        tuple(image.path.resolve() for image in chosen),
         tuple(image.id for image in chosen),
         dataset,
     )

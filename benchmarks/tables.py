@@ -196,7 +196,17 @@ def _ap_table(report: BenchReport) -> Table:
         counts = (str(ap.get("images", "-")), str(ap.get("people", "-")))
         rows.append((name, *(_number(ap.get(key)) for key in keys), *counts))
     header = ("artifact", "AP", "AP50", "AP75", "AP M", "AP L", "AR", "images", "people")
-    return Table("COCO keypoint AP", header, tuple(rows))
+    legend = f"pycocotools on {_convention(report)}; score above {_evaluation_score(report):g}"
+    return Table("COCO keypoint AP", header, tuple(rows), legend)
+
+
+def _convention(report: BenchReport) -> str:
+    conventions = {artifact.ap["convention"] for artifact in report.artifacts if artifact.ap}
+    return "images with people alone" if conventions == {"with-people"} else "all images, those without people too"
+
+
+def _evaluation_score(report: BenchReport) -> float:
+    return next(artifact.found_evaluation.score for artifact in report.artifacts if artifact.found_evaluation)
 
 
 def _machine_text(report: BenchReport) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
-import torch
 
 import yolopose
 from yolopose.model.pose_net import PoseNet
@@ -70,13 +68,15 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
     """Run all steps. Raises GateRefused when the result is not the network's (kept as ``.rejected``)."""
     target = output_path(config)
     net = yolopose.load(config.weights)
+    given = _input(net, config)
     images = verification_images(config.data, config.images, net, config.limit)
     output_folder(target.parent)
     say(f"{config.weights}: {net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints")
-    model, steps = _build(net, config)
+    nms = replace(config.nms, class_aware=len(net.classes) > 1)
+    model, steps = _build(net, config, nms)
     for step in steps:
         say(step)
-    contract = _contract(net, model, config)
+    contract = _contract(net, model, config, given, nms)
     # Under its own name only after it has been run and compared; the runtime reads .onnx, so the temporary name ends so.
     draft = target.with_name(f".{target.stem}.draft.onnx")
     try:
@@ -93,8 +93,7 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
     return Exported(target, contract, result, images.source, tuple(steps))
 
 
-def _build(net: PoseNet, config: ExportConfig) -> tuple[onnx.ModelProto, list[str]]:
-    nms = replace(config.nms, class_aware=len(net.classes) > 1)
+def _build(net: PoseNet, config: ExportConfig, nms: NmsInfo) -> tuple[onnx.ModelProto, list[str]]:
     model = onnx_from_net(net, nms, config.shape)
     steps = [f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}"]
     model, simplified = simplify(model)
@@ -106,14 +105,28 @@ def _build(net: PoseNet, config: ExportConfig) -> tuple[onnx.ModelProto, list[st
     return model, steps
 
 
-def _contract(net: PoseNet, model: onnx.ModelProto, config: ExportConfig) -> Contract:
-    multiple = net.input.multiple
-    if config.shape.shape_hw is not None:
-        height, width = (Range(size, size, size) for size in config.shape.shape_hw)
+def _input(net: PoseNet, config: ExportConfig) -> InputInfo:
+    """Legal sizes of the artifact. Raises ValueError for those that the network cannot take."""
+    multiple, shape_hw, batch = net.input.multiple, config.shape.shape_hw, config.shape.batch
+    for size in shape_hw or (net.input.size if config.size is None else config.size,):
+        if size % multiple or not multiple <= size <= MAX_SIZE:
+            raise ValueError(f"--imgsz {size}: sizes must be multiples of {multiple} from {multiple} to {MAX_SIZE}")
+    if shape_hw is None:
+        height = width = Range(multiple, config.size or net.input.size, MAX_SIZE, multiple)
     else:
-        size = config.size or net.input.size
-        height = width = Range(multiple, size, MAX_SIZE, multiple)
-    batch = config.shape.batch
+        height, width = (Range(size, size, size) for size in shape_hw)
+    return InputInfo(
+        height=height,
+        width=width,
+        batch=Range(1, 1, MAX_BATCH) if batch is None else Range(batch, batch, batch),
+        pad_value=net.input.pad_value,
+        pad_side=net.input.pad_side,
+    )
+
+
+def _contract(
+    net: PoseNet, model: onnx.ModelProto, config: ExportConfig, given: InputInfo, nms: NmsInfo
+) -> Contract:
     precision = PrecisionInfo()
     if config.fp16:
         precision = PrecisionInfo("float16", "float16", "any", ("prediction convolutions", "decode", "nms"))
@@ -121,28 +134,13 @@ def _contract(net: PoseNet, model: onnx.ModelProto, config: ExportConfig) -> Con
     return Contract(
         model=ModelInfo(name=net.config.name, family=net.config.family, classes=tuple(net.classes)),
         skeleton=net.skeleton,
-        input=InputInfo(
-            height=height,
-            width=width,
-            batch=Range(1, 1, MAX_BATCH) if batch is None else Range(batch, batch, batch),
-            pad_value=net.input.pad_value,
-            pad_side=net.input.pad_side,
-        ),
-        nms=replace(config.nms, class_aware=len(net.classes) > 1),
+        input=given,
+        nms=nms,
         precision=precision,
         provenance=Provenance(
             graph_sha256=graph_sha256(model),
-            weights_sha256=net.weights_sha256 or _state_sha256(net),
+            weights_sha256=net.weights_sha256,
             versions={name: versions[name] for name in _TOOLS if name in versions},
             weights_licence=net.weights_licence,
         ),
     )
-
-
-def _state_sha256(net: torch.nn.Module) -> str:
-    """Digest of weights that come from no file."""
-    digest = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -53,7 +53,8 @@ def verification_images(data: Path | None, images: Path | None, net: PoseNet, li
         if images is None:
             raise ValueError("--data names labels: --images must name the folder of the images")
         labels = read_coco(data, images, net.skeleton)
-        chosen = [labels.images[i] for i in _spread(len(labels.images), limit)]
+        every = list(labels.images.values())
+        chosen = [every[i] for i in _spread(len(every), limit)]
         paths = [image.path for image in chosen]
         ids = tuple(image.id for image in chosen)
         return VerificationImages(str(data.name), _names(paths), lambda i: read_image(paths[i]), labels, ids)

@@ -197,7 +197,7 @@ def _frame(contract: Contract, imgsz: int | tuple[int, int] | None) -> tuple[int
     ranges: tuple[Range, Range] = (contract.input.height, contract.input.width)
     if imgsz is None:
         return ranges[0].opt, ranges[1].opt
-    shape = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    shape = tuple(imgsz) if isinstance(imgsz, list | tuple) else (imgsz, imgsz)
     if len(shape) != 2 or any(isinstance(size, bool) or not isinstance(size, int | np.integer) for size in shape):
         raise ValueError(f"imgsz must be a whole number or (height, width), got {imgsz!r}")
     for name, size, legal in zip(("height", "width"), shape, ranges, strict=True):

@@ -70,8 +70,9 @@ def _import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
+        reason = str(error) or "it was built for another numpy"
         raise BackendUnavailable(
-            f'ONNX Runtime cannot be imported ({error}): pip install "yolopose[cpu]", or "yolopose[gpu]" for CUDA'
+            f'ONNX Runtime cannot be imported ({reason}): pip install "yolopose[cpu]", or "yolopose[gpu]" for CUDA'
         ) from error
     if not hasattr(onnxruntime, "InferenceSession"):  # what is left after one of two overlapping wheels is removed
         raise BackendUnavailable(

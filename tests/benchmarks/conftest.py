@@ -1,7 +1,8 @@
-"""The tiny artifact of tests/runtime (it finds bright dots), photographs of dots, and a bare network to set beside it."""
+"""The tiny artifact of tests/runtime (it finds bright dots), pictures of dots, and a bare network to set beside it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from yolopose.runtime.skeleton import COCO_17
 
 from ..runtime.conftest import dots, small_contract, write_artifact
 
@@ -26,6 +29,29 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, count in enumerate((0, 1, 2, 3, 1)):
         assert cv2.imwrite(str(folder / f"{i}.png"), dots((60 + 7 * i, 120), *points[:count]))
     return folder
+
+
+@pytest.fixture(scope="session")
+def labels(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """COCO labels of the photographs: where the artifact finds people, and one person that it does not find."""
+    document: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
+    document["categories"] = [{"id": 1, "name": "person", "keypoints": list(COCO_17.names)}]
+    for i, path in enumerate(sorted(photographs.iterdir())):
+        height, width = cv2.imread(str(path)).shape[:2]
+        document["images"].append({"id": i + 1, "file_name": path.name, "height": height, "width": width})
+    keypoints = [number for k in range(17) for number in (20.0 + k, 30.0, 2)]
+    for image_id in (2, 5):  # the artifact finds its dot at (20, 30) in both, and in image 1 nobody
+        document["annotations"].append(_person(image_id, image_id, keypoints))
+    document["annotations"].append(_person(1, 1, keypoints))
+    path = tmp_path_factory.mktemp("labels") / "person_keypoints.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def _person(number: int, image_id: int, keypoints: list[float]) -> dict[str, object]:
+    box, area = [16.0, 16.0, 40.0, 40.0], 1600.0
+    person = {"id": number, "image_id": image_id, "category_id": 1, "bbox": box, "area": area, "iscrowd": 0}
+    return {**person, "num_keypoints": 17, "keypoints": keypoints}
 
 
 @pytest.fixture(scope="session")

@@ -58,9 +58,9 @@ def test_an_error_there_is_the_same_error_here(
 
 
 def test_the_worker_passes_on_what_the_runtime_raises(artifact: Path) -> None:
-    with pytest.raises(ArtifactError, match="/nowhere/a.onnx"):
+    with pytest.raises(ArtifactError, match=r"/nowhere/a\.onnx"):
         run_child(task("/nowhere/a.onnx"))
-    with pytest.raises(SourceError, match="/nowhere/1.png"):
+    with pytest.raises(SourceError, match=r"/nowhere/1\.png"):
         run_child(task(str(artifact)))
 
 
@@ -72,5 +72,5 @@ def test_the_working_directory_does_not_shadow_the_package(
     (tmp_path / "yolopose").mkdir()
     (tmp_path / "yolopose" / "__init__.py").write_text("raise SystemExit('the wrong yolopose')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SourceError, match="/nowhere/1.png"):
+    with pytest.raises(SourceError, match=r"/nowhere/1\.png"):
         run_child(task(str(artifact)))

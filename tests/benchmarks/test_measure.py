@@ -82,9 +82,7 @@ def test_no_measurement_of_nothing(iterations: int, warmup: int) -> None:
         take_turns([lambda i: None], Stopwatch(), iterations, warmup)
 
 
-@pytest.mark.parametrize(
-    ("percent", "expected"), [(0, 15), (5, 15), (30, 20), (40, 20), (50, 35), (99, 50), (100, 50)]
-)
+@pytest.mark.parametrize(("percent", "expected"), [(0, 15), (5, 15), (30, 20), (40, 20), (50, 35), (99, 50), (100, 50)])
 def test_nearest_rank_of_a_textbook_example(percent: float, expected: float) -> None:
     assert nearest_rank([15, 20, 35, 40, 50], percent) == expected
 

@@ -1,7 +1,7 @@
 """A tiny artifact that keeps the contract: it finds bright dots, so that tests know where its "people" must be.
 
-For each colour channel of an image the pixels above 200 make one person: score = (brightest - 200) / 55, every keypoint k at the
-centre of brightness + k px in x, box = centre +- 4 px, label = channel (0 blue, 1 green, 2 red). Padding (114) is dark.
+For each colour channel of an image the pixels above 200 make one person: score = (brightest - 200) / 55, keypoint k at
+the centre of brightness + k px in x, box = centre +- 4 px, label = channel (0 blue, 1 green, 2 red). Padding is dark.
 num_candidates counts bright values; flags is 4 when the IoU threshold is above 0.9, to show that it arrives.
 """
 
@@ -171,7 +171,9 @@ def make_contract() -> Callable[..., Contract]:
     return small_contract
 
 
-def dots(shape_hw: tuple[int, int], *points: tuple[int, float, float], radius: float = 3.0, level: int = 255) -> np.ndarray:
+def dots(
+    shape_hw: tuple[int, int], *points: tuple[int, float, float], radius: float = 3.0, level: int = 255
+) -> np.ndarray:
     """A dark image with a bright disc around each (channel, x, y)."""
     image = np.full((*shape_hw, 3), 20, np.uint8)
     y, x = np.mgrid[: shape_hw[0], : shape_hw[1]] + 0.5

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,9 @@ from yolopose.runtime.skeleton import LSP_14
 
 FULL = replace(
     fake_contract(LSP_14, batch=Range(4, 4, 4)),
-    parity=ParityInfo("passed", 8, 21, 0.01, 0.002, 1e-5, 0.999, 0.5, 0.49, (0.45, 0.53), "b.jpg", {"torch": "2"}, "avx2"),
+    parity=ParityInfo(
+        "passed", 8, 21, 0.01, 0.002, 1e-5, 0.999, 0.5, 0.49, (0.45, 0.53), "b.jpg", {"torch": "2"}, "avx2"
+    ),
     engine={"gpu": "Orin", "profiles": [[1, 2]]},
 )
 
@@ -169,7 +170,7 @@ def test_damaged_json(text: str) -> None:
 
 
 def test_building_with_wrong_values_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="candidates: must lie in 1..3839, got 4000"):
+    with pytest.raises(ValueError, match=r"candidates: must lie in 1\.\.3839, got 4000"):
         NmsInfo(candidates=4000)
     with pytest.raises(ValueError, match="rounds"):
         replace(NmsInfo(), rounds=0)

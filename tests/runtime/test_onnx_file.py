@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -48,10 +49,8 @@ def test_flipped_bytes_raise_nothing_else(data: st.DataObject) -> None:
     damaged = bytearray(model.SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        parts_of(bytes(damaged))
-    except ArtifactError as error:
-        assert "the model" in str(error)
+    with suppress(ArtifactError):
+        assert len(parts_of(bytes(damaged)).graph_sha256) == 64
 
 
 @pytest.mark.parametrize(

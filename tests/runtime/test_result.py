@@ -32,7 +32,9 @@ def test_empty() -> None:
 
 def test_types_are_those_promised() -> None:
     some = people(3)
-    assert [array.dtype for array in (some.boxes, some.scores, some.keypoints, some.keypoint_scores)] == [np.float32] * 4
+    assert [array.dtype for array in (some.boxes, some.scores, some.keypoints, some.keypoint_scores)] == [
+        np.float32
+    ] * 4
     assert some.labels.dtype == np.int32
 
 

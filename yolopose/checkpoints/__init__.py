@@ -1,22 +1,52 @@
-"""Reading and writing network weights, whichever of the supported formats a file is in."""
+"""Reading and writing network weights, in whichever supported format a file is. Nothing in a file is executed."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from yolopose.model.pose_net import PoseNet
-from yolopose.runtime.errors import UnknownCheckpoint
+from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 from yolopose.runtime.skeleton import Skeleton
 
-from . import mmpose
-from .archive import read_document
+from . import edgeai_yolov5, edgeai_yolox, mmpose, own, yolov7
+from .archive import Document, read_document
+from .own import read_extra, save
+from .pickled import kind_of
 
-__all__ = ["load"]
+__all__ = ["load", "read_extra", "save"]
+
+READERS = (own, mmpose, edgeai_yolox, edgeai_yolov5, yolov7)
 
 
 def load(path: str | Path, *, skeleton: Skeleton | None = None) -> PoseNet:
+    """The network in a checkpoint file: evaluation mode, float32, CPU, with ``weights_sha256`` of the file.
+
+    The format is recognised by content. ``skeleton`` says what the keypoints mean where the file does not: 17 are
+    taken for COCO's, 14 for Leeds Sports Pose, any other number gets nameless points without it.
+    Raises CheckpointError (damaged), UnknownCheckpoint (not a pose network that we read), UnsafeCheckpoint (its pickle
+    would run code; nothing of it was run), ValueError (a skeleton of another number of keypoints).
+    """
     document = read_document(path)
-    for reader in (mmpose,):
+    for reader in READERS:
         if reader.recognises(document.content):
-            return reader.read(document, skeleton)
-    raise UnknownCheckpoint(f"{path}")
+            try:
+                return reader.read(document, skeleton)
+            except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+                raise CheckpointError(
+                    f"{document.path} looks like {reader.FORMAT}, but is damaged ({type(error).__name__}: {error})"
+                ) from error
+    raise UnknownCheckpoint(
+        f"{document.path} is a PyTorch file, but no pose network that yolopose reads: it holds {_summary(document)}. "
+        f"Read are: {', '.join(reader.FORMAT for reader in READERS)}; see docs/weights.md"
+    )
+
+
+def _summary(document: Document) -> str:
+    """What is inside, in a few words, to help whoever gave the wrong file."""
+    content: Any = document.content
+    if isinstance(content, dict):
+        keys = [str(key) for key in list(content)[:5]]
+        network = next((kind_of(content[key]) for key in ("model", "ema") if kind_of(content.get(key))), "")
+        return f"a dictionary of {', '.join(keys) or 'nothing'}" + (f" with a {network} network" if network else "")
+    return f"an object of type {kind_of(content) or type(content).__name__}"

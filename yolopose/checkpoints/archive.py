@@ -16,7 +16,8 @@ from torch import Tensor
 
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 
-from .inert import InertStorage, InertTensor, StandIn, unpickle
+from .allowed import InertStorage, InertTensor, StandIn
+from .inert import unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -75,7 +76,9 @@ def read_document(path: str | Path) -> Document:
         with path.open("rb") as file:
             head = file.read(64)
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if head else ""
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
     except OSError as error:
         raise CheckpointError(f"cannot read the weights {path}: {error.strerror or error}") from error
     if not head:
@@ -88,7 +91,7 @@ def read_document(path: str | Path) -> Document:
         known = next((text for magic, text in SIGNATURES.items() if head.startswith(magic)), None)
         guess = f"it looks like {known}" if known else f"it begins with {head[:8]!r}"
         raise UnknownCheckpoint(f"{path} is not a PyTorch checkpoint: {guess}")
-    return Document(path, content, spans, digest)
+    return Document(path, content, spans, digest.hexdigest())
 
 
 def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
@@ -109,7 +112,7 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
         with archive.open(info) as file:
             content = unpickle(file, str(path))
         prefix = f"{root}data/"
-        stored = [i for i in entries.values() if i.filename.startswith(prefix) and i.compress_type == zipfile.ZIP_STORED]
+        stored = [i for i in entries.values() if i.filename.startswith(prefix) and not i.compress_type]
     with path.open("rb") as raw:
         return content, {i.filename.removeprefix(prefix): (_data_position(raw, i), i.file_size) for i in stored}
 
@@ -142,7 +145,7 @@ def _read_legacy(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
             raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported")
         content = unpickle(file, where)
         keys = unpickle(file, where)
-        sizes = {s.key: s.dtype.itemsize for s in _storages(content, 0)}
+        sizes = {s.key: s.dtype.itemsize for s in _storages(content)}
         spans: dict[str, tuple[int, int]] = {}
         for key in keys if isinstance(keys, list) else []:
             header = file.read(8)
@@ -154,20 +157,23 @@ def _read_legacy(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
     return content, spans
 
 
-def _storages(value: Any, depth: int) -> Iterator[InertStorage]:
-    """Every storage that ``value`` mentions, in containers and stand-in objects alike."""
-    if depth > 4 * MAX_DEPTH:
-        return
-    if isinstance(value, InertTensor):
-        yield value.storage
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _storages(part, depth + 1)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for part in value:
-            yield from _storages(part, depth + 1)
-    elif isinstance(value, StandIn):
-        yield from _storages(vars(value), depth + 1)
+def _storages(content: Any) -> Iterator[InertStorage]:
+    """Every storage that ``content`` mentions, in containers and stand-in objects alike."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, InertTensor):
+            yield value.storage
+            continue
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting.extend(value)
+        elif isinstance(value, StandIn):
+            waiting.append(vars(value))
 
 
 def named_tensors(module: Any, prefix: str = "", depth: int = 0) -> dict[str, InertTensor]:

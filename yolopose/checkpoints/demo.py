@@ -7,6 +7,9 @@ are real; where the people are is not.
 
 from __future__ import annotations
 
+import hashlib
+import math
+
 import numpy as np
 import torch
 from torch import nn
@@ -22,6 +25,7 @@ SEED = 20220415
 SIZE = 416
 SCENES = 8
 SPREAD = 1.5  # standard deviation that the objectness logits are stretched to
+CLASS_LOGIT = 4.0  # a class score of 0.98
 PEOPLE = 6  # anchors an image that pass score 0.25, about
 
 
@@ -38,8 +42,18 @@ def demo_net() -> PoseNet:
         net(images)
         net.eval()
         _spread_objectness(net, images)
-    net.source_format = "demo"
+    net.source_format = DEMO
+    net.weights_sha256 = _sha256(net)
     return net
+
+
+def _sha256(net: PoseNet) -> str:
+    """Of the weights themselves: they come from no file."""
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _images(net: PoseNet) -> torch.Tensor:
@@ -49,15 +63,16 @@ def _images(net: PoseNet) -> torch.Tensor:
 
 
 def _spread_objectness(net: PoseNet, images: torch.Tensor) -> None:
-    """Class logits to about 4 (a score of 0.98), objectness so that ``PEOPLE`` anchors an image exceed a score of 0.25."""
+    """Class logits to about ``CLASS_LOGIT``, objectness so that ``PEOPLE`` anchors an image exceed a score of 0.25."""
     head = net.head
     for prediction in head.class_predictions:
-        nn.init.constant_(prediction.bias, 4.0)
+        nn.init.constant_(prediction.bias, CLASS_LOGIT)
     logits = head(net.features(images)).objectness[:, 0]
     mean, factor = float(logits.mean()), SPREAD / float(logits.std())
     rank = PEOPLE * len(images)
     border = float(((logits - mean) * factor).flatten().topk(rank).values[-1])
-    wanted = float(torch.logit(torch.tensor(0.25 / torch.sigmoid(torch.tensor(4.0)))))
+    share = 0.25 * (1 + math.exp(-CLASS_LOGIT))  # objectness that makes the score 0.25
+    wanted = math.log(share / (1 - share))
     for prediction in head.objectness_predictions:
         prediction.weight.mul_(factor)
         prediction.bias.copy_((prediction.bias - mean) * factor + wanted - border)

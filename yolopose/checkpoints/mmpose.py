@@ -1,9 +1,8 @@
-"""YOLOXPose of mmpose: ``{"meta", "state_dict"}``, keys as in research on mmpose 1.x; also raw mmengine training files."""
+"""YOLOXPose of mmpose: ``{"meta", "state_dict"}``, as published and as mmengine trains them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from yolopose.runtime.skeleton import Skeleton
 
 from . import transfer
 from .archive import Document
-from .inert import InertTensor
 
 FORMAT = "mmpose"
 MARK = "head.head_module.out_kpt_vis.0.weight"
@@ -68,7 +66,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     tensors = {name: tensor for name, tensor in tensors.items() if name not in DROPPED}
     config_text = _config_text(document.content.get("meta"))
     activation = _activation(config_text, document)
-    num_classes = _shape(tensors, "head.head_module.out_cls.0.weight", document)[0]
+    num_classes = transfer.shape_of(tensors, "head.head_module.out_cls.0.weight", document, FORMAT)[0]
     config = NetConfig(
         name="",
         family="yolox-pose",
@@ -77,9 +75,9 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
             transfer.count_blocks(tensors, "backbone.stage2.1.blocks."),
             document,
         ),
-        width=_shape(tensors, "backbone.stem.conv.conv.weight", document)[0] / 64,
+        width=transfer.shape_of(tensors, "backbone.stem.conv.conv.weight", document, FORMAT)[0] / 64,
         input=_input_spec(config_text),
-        skeleton=transfer.skeleton_for(_shape(tensors, MARK, document)[0], skeleton, document),
+        skeleton=transfer.skeleton_for(transfer.shape_of(tensors, MARK, document, FORMAT)[0], skeleton, document),
         classes=transfer.class_names(num_classes),
         activation=activation,
         spp_activation=activation,
@@ -88,12 +86,6 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     net = transfer.filled_net(transfer.named(config), transfer.rename_all(tensors, RULES, document), document)
     net.source_format = FORMAT
     return net
-
-
-def _shape(tensors: Mapping[str, InertTensor], name: str, document: Document) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(f"{document.path}: the tensor {name!r} of an mmpose YOLOXPose network is missing")
-    return tensors[name].shape
 
 
 def _config_text(meta: Any) -> str:

@@ -1,10 +1,10 @@
-"""From another code base's tensors to one of our networks: renaming, strict filling, skeletons by number of keypoints."""
+"""From another code base's tensors to one of our networks: renaming, strict filling, skeleton by number of points."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from yolopose.model.sizes import SIZES, NetConfig, build
 from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 
+from .allowed import InertTensor
 from .archive import Document
-from .inert import InertTensor
 
 Rules = Sequence[tuple[str, str]]  # (pattern of the start of a name, what takes its place)
 
@@ -47,8 +47,11 @@ def rename_all(tensors: Mapping[str, InertTensor], rules: Rules, document: Docum
 
 def filled_net(config: NetConfig, tensors: Mapping[str, Tensor], document: Document) -> PoseNet:
     """A network in evaluation mode, float32, that holds exactly ``tensors``: none missing, none left over."""
-    with torch.device("meta"):  # no memory, no random numbers drawn
-        net = build(config)
+    try:
+        with torch.device("meta"):  # no memory, no random numbers drawn
+            net = build(config)
+    except ValueError as error:
+        raise CheckpointError(f"{document.path} describes a network that cannot be: {error}") from error
     expected = net.state_dict()
     given = {name: _float32(tensor) for name, tensor in tensors.items()}
     for name, tensor in expected.items():
@@ -96,6 +99,11 @@ def skeleton_for(num_keypoints: int, given: Skeleton | None, document: Document)
         if skeleton.num_keypoints == num_keypoints:
             return skeleton
     return generic_skeleton(num_keypoints)
+
+
+def with_skeleton(config: NetConfig, skeleton: Skeleton, document: Document) -> NetConfig:
+    """``config`` with the caller's skeleton, which must have as many keypoints as the network."""
+    return replace(config, skeleton=skeleton_for(config.skeleton.num_keypoints, skeleton, document))
 
 
 def generic_skeleton(num_keypoints: int) -> Skeleton:
@@ -146,3 +154,10 @@ def named(config: NetConfig) -> NetConfig:
         if (same.family, same.depth, same.width, same.stem) == (config.family, config.depth, config.width, config.stem):
             return replace(config, name=size.name)
     return replace(config, name=f"{config.family}-d{config.depth:.3g}-w{config.width:.3g}")
+
+
+def shape_of(tensors: Mapping[str, InertTensor], name: str, document: Document, network: str) -> tuple[int, ...]:
+    """Shape of a convolution's weight. CheckpointError when the file lacks it."""
+    if name not in tensors or len(tensors[name].shape) != 4:
+        raise CheckpointError(f"{document.path}: the tensor {name!r} of {network} pose networks is missing")
+    return tensors[name].shape

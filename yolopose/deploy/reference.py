@@ -41,7 +41,8 @@ def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_th
 class ReferenceEstimator:
     """Maps images to people through PyTorch; same call as ``PoseEstimator``.
 
-    shape_hw: letterboxed size in pixels, default the network's own square; thresholds in 0..1.
+    shape_hw: letterboxed size in pixels, default the network's own square; thresholds in 0..1; max_candidates: anchors
+    that enter NMS, best first, default all.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class ReferenceEstimator:
         iou_threshold: float = 0.65,
         max_people: int = 100,
         shape_hw: tuple[int, int] | None = None,
+        max_candidates: int | None = None,
     ) -> None:
         self.net = net.eval()
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.max_people = max_people
+        self.max_candidates = max_candidates
         self.shape_hw = shape_hw or (net.input.size, net.input.size)
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray], color: str = "bgr") -> PoseResult | list[PoseResult]:
@@ -82,11 +85,16 @@ class ReferenceEstimator:
 
     def one(self, image: np.ndarray, color: str = "bgr") -> PoseResult:
         """People of one image."""
-        predictions, placement = self.predict(image, color)
+        return self.people(*self.predict(image, color))
+
+    def people(self, predictions: Predictions, placement: Placement) -> PoseResult:
+        """Greedy NMS of one image's predictions at the present thresholds, in pixels of the image."""
         boxes, class_scores, keypoints, keypoint_scores = (part[0].numpy() for part in predictions)
         labels = class_scores.argmax(axis=1)
         scores = class_scores.max(axis=1)
         candidates = np.flatnonzero(scores > np.float32(self.score_threshold))
+        if self.max_candidates is not None:
+            candidates = candidates[np.argsort(-scores[candidates], kind="stable")[: self.max_candidates]]
         kept = candidates[greedy_nms(boxes[candidates], scores[candidates], labels[candidates], self.iou_threshold)]
         kept = kept[: self.max_people]
         return PoseResult(
@@ -95,7 +103,7 @@ class ReferenceEstimator:
             labels=labels[kept].astype(np.int32),
             keypoints=placement.to_image(keypoints[kept]),
             keypoint_scores=keypoint_scores[kept],
-            num_candidates=len(candidates),
+            num_candidates=int((scores > np.float32(self.score_threshold)).sum()),
         )
 
     def threshold_for(self, candidates: int, images: Sequence[np.ndarray]) -> float:

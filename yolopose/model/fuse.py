@@ -26,15 +26,12 @@ def fuse_conv_bn(net: Net) -> Net:
 @torch.no_grad()
 def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """One convolution with bias equal to ``bn(conv(x))`` in evaluation mode; the arithmetic is done in float64."""
-    assert bn.running_mean is not None and bn.running_var is not None
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     gain = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
     before = conv.bias.double() if conv.bias is not None else torch.zeros_like(bn.running_mean, dtype=torch.float64)
     bias = bn.bias.double() + (before - bn.running_mean.double()) * gain
-    folded = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, groups=conv.groups,
-        device=conv.weight.device, dtype=conv.weight.dtype,
-    )  # fmt: skip
-    folded.weight.copy_(conv.weight.double() * gain.view(-1, 1, 1, 1))
-    assert folded.bias is not None
-    folded.bias.copy_(bias)
-    return folded.requires_grad_(False).train(conv.training)
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight.double() * gain.view(-1, 1, 1, 1)).to(conv.weight.dtype))
+    folded.bias = nn.Parameter(bias.to(conv.weight.dtype))
+    return folded.requires_grad_(False)

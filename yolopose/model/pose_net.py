@@ -27,7 +27,7 @@ class Predictions(NamedTuple):
 
 
 class PoseNet(nn.Module):
-    """A pose network and the facts needed to use it. Build one with ``yolopose.build``, read one with ``yolopose.load``.
+    """A pose network and the facts needed to use it; made by ``yolopose.build``, read by ``yolopose.load``.
 
     ``forward`` takes images (B, 3, H, W) float32 in the order and range of ``net.input``, H and W multiples of
     ``net.input.multiple``, and gives ``Predictions`` in training, evaluation and export alike; a loss works on
@@ -63,6 +63,8 @@ class PoseNet(nn.Module):
         return maps
 
     def forward(self, images: Tensor) -> Predictions:
+        if not torch.compiler.is_compiling():
+            self._check(images)
         raw = self.head(self.features(images))
         boxes = self.head.decode_boxes(raw.boxes, raw.priors)
         scores = self.head.scores(raw.objectness, raw.classes)
@@ -71,8 +73,7 @@ class PoseNet(nn.Module):
             boxes.transpose(1, 2), scores.transpose(1, 2), xy.permute(0, 3, 1, 2), keypoint_scores.transpose(1, 2)
         )
 
-    def check_images(self, images: Tensor) -> None:
-        """ValueError unless ``images`` has the shape and type that ``forward`` needs."""
+    def _check(self, images: Tensor) -> None:
         multiple = self.input.multiple
         if images.ndim != 4 or images.shape[1] != 3 or not torch.is_floating_point(images):
             raise ValueError(f"images must be (B, 3, H, W) float, got {tuple(images.shape)} {images.dtype}")

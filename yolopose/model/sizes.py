@@ -19,6 +19,7 @@ from .pose_net import PoseNet
 from .yolov7_w6 import YOLOv7W6Backbone, YOLOv7W6Neck
 
 FAMILIES = ("yolox-pose", "yolov5-pose", "yolov7-pose")
+MAX_MULTIPLIER = 8.0  # of depth and width; the largest published networks have less than 2
 HEADS = ("mmpose", "edgeai", "anchor")
 P5_STRIDES = (8, 16, 32)
 P6_STRIDES = (8, 16, 32, 64)
@@ -60,8 +61,8 @@ class NetConfig:
             raise ValueError(f"family must be one of {FAMILIES}, got {self.family!r}")
         if self.head not in HEADS or (self.head == "anchor") == (self.family == "yolox-pose"):
             raise ValueError(f"a {self.family} network cannot have the head {self.head!r}")
-        if not (math.isfinite(self.depth) and math.isfinite(self.width) and self.depth > 0 and self.width > 0):
-            raise ValueError(f"depth and width must be positive, got {self.depth} and {self.width}")
+        if not (0 < self.depth <= MAX_MULTIPLIER and 0 < self.width <= MAX_MULTIPLIER):
+            raise ValueError(f"depth and width must lie in 0..{MAX_MULTIPLIER}, got {self.depth} and {self.width}")
         if self.activation not in ACTIVATIONS or self.spp_activation not in ACTIVATIONS:
             raise ValueError(f"activations must be {ACTIVATIONS}, got {self.activation!r}, {self.spp_activation!r}")
         if not self.classes:
@@ -126,9 +127,7 @@ _CONFIGS = (
 SIZES: dict[str, NetConfig] = {config.name: config for config in _CONFIGS}
 
 
-def build(
-    config: str | NetConfig, skeleton: Skeleton | None = None, classes: tuple[str, ...] | None = None
-) -> PoseNet:
+def build(config: str | NetConfig, skeleton: Skeleton | None = None, classes: tuple[str, ...] | None = None) -> PoseNet:
     """A new network with random weights, in training mode.
 
     ``config``: a name in SIZES or a NetConfig. ``skeleton`` and ``classes`` replace those of the config.

@@ -69,9 +69,7 @@ class YOLOv7W6Backbone(nn.Module):
     ``halves`` the hidden channels of the five stages (64, 128, 256, 384, 512).
     """
 
-    def __init__(
-        self, widths: tuple[int, ...], halves: tuple[int, ...], *, focus_order: str, activation: str
-    ) -> None:
+    def __init__(self, widths: tuple[int, ...], halves: tuple[int, ...], *, focus_order: str, activation: str) -> None:
         super().__init__()
         c1, c2, c3, c4, c5, c6 = widths
         h2, h3, h4, h5, h6 = halves

@@ -107,7 +107,7 @@ def test_graph_that_does_not_keep_its_contract(artifact: Path, tmp_path: Path) -
     model = onnx.load(artifact)
     del model.graph.output[-1]
     onnx.save(model, tmp_path / "short.onnx")
-    with pytest.raises(ArtifactError, match="output flags should be .* is absent"):
+    with pytest.raises(ArtifactError, match=r"output flags should be .* is absent"):
         open_backend(tmp_path / "short.onnx", contract)
     foreign = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -120,7 +120,7 @@ def test_graph_that_does_not_keep_its_contract(artifact: Path, tmp_path: Path) -
         ir_version=9,
     )
     onnx.save(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(ArtifactError, match="its inputs are {'x': 'float'}"):
+    with pytest.raises(ArtifactError, match=r"its inputs are \{'x': 'float'\}"):
         open_backend(tmp_path / "foreign.onnx", contract)
 
 
@@ -165,6 +165,8 @@ def test_cuda_that_falls_back_is_an_error(artifact: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", fallback)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    with pytest.raises(BackendUnavailable, match="CUDAExecutionProvider was asked for but CPUExecutionProvider is active"):
+    with pytest.raises(
+        BackendUnavailable, match="CUDAExecutionProvider was asked for but CPUExecutionProvider is active"
+    ):
         open_backend(artifact, read_contract(artifact), device="cuda:1")
     assert asked == [("CUDAExecutionProvider", {"device_id": "1"})]

@@ -1,6 +1,6 @@
-"""Writes letterbox.npz: images of a fixed pattern and the bytes their letterbox must have. Run once; the file is the standard.
+"""Writes letterbox.npz: images of a fixed pattern and their letterboxed bytes. Run once; the file is the standard.
 
-    python tests/runtime/golden/make_letterbox.py
+python tests/runtime/golden/make_letterbox.py
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ CASES = [
 def pattern(height: int, width: int, seed: int) -> np.ndarray:
     """(height, width, 3) uint8: waves, edges and noise-like detail from integer arithmetic alone."""
     y, x, c = np.mgrid[:height, :width, :3].astype(np.int64)
-    return ((x * x * (3 + c) + y * y * (5 - c) + x * y * 7 + (x // 5 + y // 3) % 2 * 90 + seed * 31) % 256).astype(np.uint8)
+    return ((x * x * (3 + c) + y * y * (5 - c) + x * y * 7 + (x // 5 + y // 3) % 2 * 90 + seed * 31) % 256).astype(
+        np.uint8
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ def _ground(image: np.ndarray, dice: Dice, horizon: int, colour: Colour, strengt
     ground = image[horizon:]
     gradient(ground, shaded(colour, dice.uniform(0.85, 1.1)), shaded(colour, dice.uniform(0.8, 1.1)))
     height, width = ground.shape[:2]
-    far = np.float32(height) / (np.arange(height, dtype=np.float32) + np.float32(0.06 * height))  # 1 at the lower border
+    far = np.float32(height) / (
+        np.arange(height, dtype=np.float32) + np.float32(0.06 * height)
+    )  # 1 at the lower border
     cells = np.float32(dice.uniform(90, 420))  # of the noise tile, across one picture height at the lower border
     across = (np.arange(width, dtype=np.float32) - np.float32(width / 2)) * (cells / np.float32(image.shape[0]))
     rows = (far * cells).astype(np.int64) + dice.integer(0, 255)
@@ -31,7 +33,9 @@ def _ground(image: np.ndarray, dice: Dice, horizon: int, colour: Colour, strengt
 
 
 def _sky(image: np.ndarray, dice: Dice, horizon: int) -> None:
-    colour = dice.pick([(235.0, 190.0, 130.0), (225.0, 215.0, 200.0), (170.0, 165.0, 160.0), (170.0, 190.0, 235.0), (90.0, 70.0, 60.0)])
+    colour = dice.pick(
+        [(235.0, 190.0, 130.0), (225.0, 215.0, 200.0), (170.0, 165.0, 160.0), (170.0, 190.0, 235.0), (90.0, 70.0, 60.0)]
+    )
     gradient(image[: max(horizon, 1)], jittered(colour, dice), jittered(shaded(colour, 1.15), dice))
     if dice.chance(0.6):
         roughen(image[:horizon], dice, dice.uniform(4, 22), (dice.integer(400, 900), dice.integer(120, 300)))
@@ -52,7 +56,9 @@ def street(image: np.ndarray, dice: Dice, horizon: int) -> None:
         for lane in range(dice.integer(1, 4)):
             x = width * dice.uniform(-0.5, 1.5)
             foot = x + (x - width / 2) * 2
-            brush.polygon([(x, horizon), (x + 2, horizon), (foot + 10 + 4 * lane, height), (foot, height)], (200.0, 205.0, 208.0))
+            brush.polygon(
+                [(x, horizon), (x + 2, horizon), (foot + 10 + 4 * lane, height), (foot, height)], (200.0, 205.0, 208.0)
+            )
 
 
 def _building(brush: Brush, dice: Dice, x0: float, y0: float, x1: float, y1: float) -> None:
@@ -81,8 +87,22 @@ def room(image: np.ndarray, dice: Dice, horizon: int) -> None:
         for k in range(int(width / step) + 1):
             brush.box(k * step, 0, k * step + step / 2, horizon, tint)
     for _ in range(dice.integer(0, 4)):
-        _wall_thing(brush, dice, width * dice.uniform(0, 0.9), max(horizon, 40) * dice.uniform(0.05, 0.5), height * dice.uniform(0.12, 0.4))
-    _ground(image, dice, horizon, jittered(dice.pick([(70.0, 100.0, 140.0), (120.0, 130.0, 140.0), (60.0, 66.0, 80.0), (150.0, 165.0, 180.0)]), dice), 10)
+        _wall_thing(
+            brush,
+            dice,
+            width * dice.uniform(0, 0.9),
+            max(horizon, 40) * dice.uniform(0.05, 0.5),
+            height * dice.uniform(0.12, 0.4),
+        )
+    _ground(
+        image,
+        dice,
+        horizon,
+        jittered(
+            dice.pick([(70.0, 100.0, 140.0), (120.0, 130.0, 140.0), (60.0, 66.0, 80.0), (150.0, 165.0, 180.0)]), dice
+        ),
+        10,
+    )
     if dice.chance(0.6):  # boards or tiles run towards the vanishing point
         step = width * dice.uniform(0.05, 0.14)
         for k in range(-12, 13):
@@ -106,14 +126,27 @@ def _wall_thing(brush: Brush, dice: Dice, x: float, y: float, size: float) -> No
     if kind == 0:
         for _ in range(3):
             cx, cy = x + wide * dice.uniform(0.3, 0.7), y + size * dice.uniform(0.3, 0.7)
-            brush.ellipse(cx, cy, wide * dice.uniform(0.05, 0.2), size * dice.uniform(0.05, 0.2), jittered(dice.pick(BRIGHT), dice), dice.integer(0, 90))
+            brush.ellipse(
+                cx,
+                cy,
+                wide * dice.uniform(0.05, 0.2),
+                size * dice.uniform(0.05, 0.2),
+                jittered(dice.pick(BRIGHT), dice),
+                dice.integer(0, 90),
+            )
     elif kind == 1:
         brush.box(x + wide / 2 - rim / 2, y, x + wide / 2 + rim / 2, y + size, frame)
     else:
         at = x + rim
         while at < x + wide - 2 * rim:
             thick = size * dice.uniform(0.03, 0.09)
-            brush.box(at, y + size * dice.uniform(0.15, 0.45), at + thick, y + size - rim, jittered(dice.pick(BRIGHT + MUTED), dice))
+            brush.box(
+                at,
+                y + size * dice.uniform(0.15, 0.45),
+                at + thick,
+                y + size - rim,
+                jittered(dice.pick(BRIGHT + MUTED), dice),
+            )
             at += thick * 1.05
 
 
@@ -124,18 +157,37 @@ def park(image: np.ndarray, dice: Dice, horizon: int) -> None:
     for layer in range(dice.integer(0, 3)):
         green = jittered((70.0 + 20 * layer, 105.0, 80.0), dice, 16)
         for _ in range(4):
-            brush.ellipse(width * dice.unit(), horizon + 8, width * dice.uniform(0.2, 0.6), height * dice.uniform(0.04, 0.25), green)
-    grass = dice.pick([(60.0, 130.0, 85.0), (70.0, 150.0, 120.0), (120.0, 165.0, 190.0), (225.0, 225.0, 222.0), (80.0, 110.0, 140.0)])
+            brush.ellipse(
+                width * dice.unit(),
+                horizon + 8,
+                width * dice.uniform(0.2, 0.6),
+                height * dice.uniform(0.04, 0.25),
+                green,
+            )
+    grass = dice.pick(
+        [(60.0, 130.0, 85.0), (70.0, 150.0, 120.0), (120.0, 165.0, 190.0), (225.0, 225.0, 222.0), (80.0, 110.0, 140.0)]
+    )
     _ground(image, dice, horizon, jittered(grass, dice, 16), dice.uniform(10, 34))
     for _ in range(dice.integer(0, 5)):
-        _tree(brush, dice, width * dice.uniform(-0.1, 1.1), horizon + height * dice.uniform(0.0, 0.08), height * dice.uniform(0.25, 0.8))
+        _tree(
+            brush,
+            dice,
+            width * dice.uniform(-0.1, 1.1),
+            horizon + height * dice.uniform(0.0, 0.08),
+            height * dice.uniform(0.25, 0.8),
+        )
 
 
 def _tree(brush: Brush, dice: Dice, x: float, y: float, size: float) -> None:
     bark = jittered((48.0, 64.0, 84.0), dice)
     brush.tube((x, y - size * 0.6), (x, y), size * dice.uniform(0.05, 0.11), bark)
     for _ in range(3):
-        brush.tube((x, y - size * dice.uniform(0.3, 0.6)), (x + size * dice.uniform(-0.3, 0.3), y - size * dice.uniform(0.6, 0.9)), size * 0.035, bark)
+        brush.tube(
+            (x, y - size * dice.uniform(0.3, 0.6)),
+            (x + size * dice.uniform(-0.3, 0.3), y - size * dice.uniform(0.6, 0.9)),
+            size * 0.035,
+            bark,
+        )
     green = jittered((46.0, 104.0, 62.0), dice, 22)
     for _ in range(dice.integer(10, 26)):
         cx, cy = x + size * dice.bell(0, 0.19), y - size * dice.bell(0.72, 0.13)
@@ -148,10 +200,18 @@ def hall(image: np.ndarray, dice: Dice, horizon: int) -> None:
     height, width = image.shape[:2]
     wall = jittered(dice.pick(MUTED), dice, 20)
     gradient(image[: max(horizon, 1)], shaded(wall, 0.8), shaded(wall, 1.05))
-    roughen(image[:horizon], dice, 30, (dice.integer(60, 140), dice.integer(40, 100)))  # rows of seats, or spectators nobody can tell
+    roughen(
+        image[:horizon], dice, 30, (dice.integer(60, 140), dice.integer(40, 100))
+    )  # rows of seats, or spectators nobody can tell
     brush = Brush(image)
     for k in range(dice.integer(0, 6)):
-        brush.box(width * (k / 5 - 0.1), horizon - 0.1 * height, width * (k / 5 + 0.08), horizon, jittered(dice.pick(BRIGHT), dice))
+        brush.box(
+            width * (k / 5 - 0.1),
+            horizon - 0.1 * height,
+            width * (k / 5 + 0.08),
+            horizon,
+            jittered(dice.pick(BRIGHT), dice),
+        )
     floor = dice.pick([(70.0, 120.0, 175.0), (60.0, 120.0, 60.0), (150.0, 90.0, 50.0), (60.0, 70.0, 160.0)])
     _ground(image, dice, horizon, jittered(floor, dice, 18), 8)
     for _ in range(dice.integer(1, 5)):
@@ -173,7 +233,10 @@ def nonsense(image: np.ndarray, dice: Dice, horizon: int) -> None:
         if kind == 0:
             brush.ellipse(x, y, size * dice.uniform(0.3, 1), size * dice.uniform(0.3, 1), colour, dice.integer(0, 179))
         elif kind == 1:
-            brush.polygon([(x + size * dice.bell(0, 0.5), y + size * dice.bell(0, 0.5)) for _ in range(dice.integer(3, 5))], colour)
+            brush.polygon(
+                [(x + size * dice.bell(0, 0.5), y + size * dice.bell(0, 0.5)) for _ in range(dice.integer(3, 5))],
+                colour,
+            )
         else:
             end = (x + size * dice.uniform(-2, 2), y + size * dice.uniform(-2, 2))
             (brush.tube if kind == 2 else brush.bar)((x, y), end, size * dice.uniform(0.05, 0.3), colour)

@@ -1,7 +1,7 @@
 """An articulated figure in three dimensions: proportions, joint angles, and where they put every joint.
 
-Lengths are fractions of the stature (Drillis and Contini 1966, as in Winter, Biomechanics and Motor Control). Axes: x to
-the right of the picture, y down, z away from the camera; a figure with yaw 0 looks into the camera, so its left is +x.
+Lengths are fractions of the stature (Drillis and Contini 1966, as in Winter, Biomechanics and Motor Control). Axes: x
+to the right of the picture, y down, z away from the camera; a figure with yaw 0 looks into the camera, so its left is +x.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Build:
     """Proportions of one figure; lengths and radii are fractions of the stature."""
 
     head: float = 0.130  # chin to top of the head
-    neck: float = 0.045
+    neck: float = 0.042
     trunk: float = 0.290  # hip joints to the base of the neck
     shoulder: float = 0.112  # half the distance between the shoulder joints
     hip: float = 0.054  # half the distance between the hip joints
@@ -78,7 +78,7 @@ def random_build(dice: Dice) -> Build:
     girth = max(0.8, dice.bell(1.1 if child else 0.95 if woman else 1.06, 0.11))
     return Build(
         head=dice.bell(0.172 if child else 0.132, 0.006),
-        neck=dice.bell(0.036 if child else 0.046, 0.004),
+        neck=dice.bell(0.034 if child else 0.042, 0.004),
         trunk=dice.bell(0.290, 0.010),
         shoulder=dice.bell(0.102 if woman or child else 0.118, 0.005),
         hip=dice.bell(0.056 if woman else 0.053, 0.003),
@@ -111,6 +111,20 @@ def within_limits(pose: Pose) -> Pose:
         right_leg=_limited(pose.right_leg, LEG_LIMITS),
         spine=clip(pose.spine, SPINE_LIMITS),
         neck=clip(pose.neck, NECK_LIMITS),
+    )
+
+
+def mirrored(pose: Pose) -> Pose:
+    """The same pose with left and right exchanged."""
+    return replace(
+        pose,
+        left_arm=pose.right_arm,
+        right_arm=pose.left_arm,
+        left_leg=pose.right_leg,
+        right_leg=pose.left_leg,
+        spine=(pose.spine[0], -pose.spine[1], -pose.spine[2]),
+        neck=(pose.neck[0], -pose.neck[1], -pose.neck[2]),
+        tilt=(pose.tilt[0], -pose.tilt[1]),
     )
 
 

@@ -72,7 +72,8 @@ def shaded(colour: Colour, factor: float) -> Colour:
 def gradient(image: np.ndarray, top: Colour, bottom: Colour) -> None:
     """Fill (H, W, 3) uint8 from one colour to another."""
     rows = np.linspace(0.0, 1.0, image.shape[0])[:, None]
-    image[:] = np.round(np.array(top) * (1 - rows) + np.array(bottom) * rows).astype(np.uint8)[:, None, :]
+    column = np.array(top) * (1 - rows) + np.array(bottom) * rows
+    image[:] = np.clip(np.round(column), 0, 255).astype(np.uint8)[:, None, :]
 
 
 def roughen(image: np.ndarray, dice: Dice, strength: float, size: tuple[int, int]) -> None:
@@ -80,9 +81,9 @@ def roughen(image: np.ndarray, dice: Dice, strength: float, size: tuple[int, int
     if not image.size:
         return
     tile = np.clip(128 + noise_tile() * np.float32(strength), 0, 255).astype(np.uint8)
-    tile = cv2.resize(tile, size, interpolation=cv2.INTER_LINEAR_EXACT)
+    stretched = cv2.resize(tile, size, interpolation=cv2.INTER_LINEAR_EXACT)
     height, width = image.shape[:2]
     shift_x, shift_y = dice.integer(0, size[0] - 1), dice.integer(0, size[1] - 1)
     rows, columns = (np.arange(height) + shift_y) % size[1], (np.arange(width) + shift_x) % size[0]
-    wide = cv2.merge([tile[rows][:, columns]] * 3)
+    wide = cv2.merge([stretched[rows][:, columns]] * 3)
     cv2.multiply(image, wide, image, 1 / 128)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from .body import Pose, posture_from, random_build
 from .dice import Dice
-from .figure import Figure, View
-from .poses import EVERYDAY, SPORT, UPRIGHT, Draw, draw_pose
+from .figure import Figure
+from .repertoire import EVERYDAY, SPORT, UPRIGHT, Draw, draw_pose
+from .view import View
 from .wardrobe import random_look
 
 SMALLEST = 15.0  # px of stature: below that a person is a smear

@@ -29,7 +29,9 @@ def save_coco(scenes: SyntheticScenes, folder: Path, image_format: str = "png") 
     for index, scene in enumerate(scenes):
         name = f"{index:06d}.{image_format}"
         _write_image(folder / "images" / name, scene.image)
-        images.append({"id": index + 1, "file_name": name, "width": scene.image.shape[1], "height": scene.image.shape[0]})
+        images.append(
+            {"id": index + 1, "file_name": name, "width": scene.image.shape[1], "height": scene.image.shape[0]}
+        )
         for person in scene.people:
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **_annotation(person)})
     skeleton = scenes.skeleton
@@ -37,7 +39,13 @@ def save_coco(scenes: SyntheticScenes, folder: Path, image_format: str = "png") 
     category["skeleton"] = [[a + 1, b + 1] for a, b in skeleton.limbs]  # COCO counts keypoints from 1
     width, height = scenes.size_wh
     about = f"yolopose synthetic scenes, seed {scenes.seed}, {len(scenes)} images of {width}x{height}"
-    document = {"info": {"description": about}, "licenses": [], "images": images, "annotations": annotations, "categories": [category]}
+    document = {
+        "info": {"description": about},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [category],
+    }
     path = folder / "person_keypoints.json"
     _replace(path, json.dumps(document).encode())
     return path

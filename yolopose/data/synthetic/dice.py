@@ -1,7 +1,7 @@
 """Random numbers that are the same on every machine and with every version of numpy.
 
-``numpy.random.Generator`` may change what its distributions return from one release to the next; the raw stream of a bit
-generator may not (NEP 19). So everything here is made from the raw 64-bit words of PCG64.
+``numpy.random.Generator`` may change what its distributions return from one release to the next; the raw stream of a
+bit generator may not (NEP 19). So everything here is made from the raw 64-bit words of PCG64.
 """
 
 from __future__ import annotations

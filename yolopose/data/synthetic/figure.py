@@ -3,56 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from .body import LEFT, UP, Build, Posture, rotation_x
+from .body import LEFT, UP, Build, Posture
 from .dice import Dice
 from .head import FACE_POINTS, HALF_DEPTH, HALF_HEIGHT, HALF_WIDTH, HeadPlace, paint_head
 from .outfit import paint_body
 from .painter import Canvas, Light
+from .view import View
 from .wardrobe import Look
 
-# Every point a figure knows, with how deep (statures) it may lie under the surface that is seen there and still count as
-# visible: about the thickness of the body at that place.
+# Every point a figure knows, with how deep (statures) it may lie under the surface that is seen there and still count
+# as visible: about the thickness of the body at that place.
 POINT_DEPTHS = {
     "nose": 0.035, "left_eye": 0.03, "right_eye": 0.03, "left_ear": 0.035, "right_ear": 0.035,
     "left_shoulder": 0.10, "right_shoulder": 0.10, "left_elbow": 0.065, "right_elbow": 0.065,
     "left_wrist": 0.055, "right_wrist": 0.055, "left_hip": 0.13, "right_hip": 0.13, "left_knee": 0.085,
     "right_knee": 0.085, "left_ankle": 0.065, "right_ankle": 0.065, "neck": 0.10, "head_top": 0.11,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class View:
-    """How the camera sees a figure: ``scale`` px a stature, looking down by ``pitch`` degrees from ``distance`` statures."""
-
-    scale: float
-    pitch: float
-    distance: float
-    offset: tuple[float, float] = (0.0, 0.0)  # px: where the middle of the hips comes to lie
-
-    @cached_property
-    def _turn(self) -> np.ndarray:
-        return rotation_x(self.pitch)
-
-    def project(self, point: np.ndarray) -> np.ndarray:
-        """(3,) statures to (3,) px; z in px too. Rounded to 1/64 px, so that the last bits of sines do not matter."""
-        seen = self._turn @ point
-        near = self.distance / (self.distance + seen[2])
-        placed = np.array([seen[0] * near * self.scale, seen[1] * near * self.scale, seen[2] * self.scale])
-        placed[:2] += self.offset
-        return np.round(placed * 64) / 64
-
-    def directions(self, frame: np.ndarray) -> np.ndarray:
-        """A part's frame (columns left, down, back) in camera axes, rounded likewise."""
-        return np.round(self._turn @ frame * 2**20) / 2**20
-
-    def factor(self, point: np.ndarray) -> float:
-        """px a stature at this point, to 1/1024 of the scale."""
-        seen = self._turn @ point
-        return self.scale * float(np.round(self.distance / (self.distance + seen[2]) * 1024) / 1024)
 
 
 @dataclass(frozen=True)
@@ -75,7 +44,9 @@ class Figure:
         """Every point of POINT_DEPTHS: (3,) px with depth."""
         place = self.head_place()
         points = {name: place.at(*at) for name, at in FACE_POINTS.items()}
-        points.update((name, self.view.project(self.posture.points[name])) for name in POINT_DEPTHS if name not in points)
+        points.update(
+            (name, self.view.project(self.posture.points[name])) for name in POINT_DEPTHS if name not in points
+        )
         points["head_top"] = place.at(0, 1, 0)
         return {name: points[name] for name in POINT_DEPTHS}
 
@@ -88,10 +59,15 @@ class Figure:
 
     def ground(self) -> float:
         """y px of the lowest sole, hand or knee."""
-        names = [name for name in self.posture.points if name.split("_")[-1] in ("toe", "heel", "hand", "knee", "pelvis", "hip")]
+        names = [
+            name
+            for name in self.posture.points
+            if name.split("_")[-1] in ("toe", "heel", "hand", "knee", "pelvis", "hip")
+        ]
         flesh = {"toe": 0.016, "heel": 0.018, "hand": 0.015, "knee": 0.03, "pelvis": 0.07, "hip": 0.06, "skull": 0.06}
         lowest = max(
-            self.view.project(self.posture.points[name])[1] + flesh[name.split("_")[-1]] * self.view.scale for name in names
+            self.view.project(self.posture.points[name])[1] + flesh[name.split("_")[-1]] * self.view.scale
+            for name in names
         )
         return float(lowest)
 
@@ -104,7 +80,9 @@ class PaintedFigure:
     top: int
     colour: np.ndarray  # (h, w, 3) float32, premultiplied
     alpha: np.ndarray  # (h, w) float32
-    keypoints: dict[str, tuple[float, float, bool]]  # x, y px (pixel i covers i..i+1), hidden by the figure itself or not
+    keypoints: dict[
+        str, tuple[float, float, bool]
+    ]  # x, y px (pixel i covers i..i+1), hidden by the figure itself or not
 
 
 def paint_figure(figure: Figure, size_wh: tuple[int, int], light: Light, dice: Dice) -> PaintedFigure | None:
@@ -119,7 +97,9 @@ def paint_figure(figure: Figure, size_wh: tuple[int, int], light: Light, dice: D
     # A fine pixel's centre (i + 0.5) / fine - 0.5 in the picture's coordinates, where pixel centres are whole numbers.
     shift = (fine - 1) / 2
     offset = ((view.offset[0] - left) * fine + shift, (view.offset[1] - top) * fine + shift)
-    close = Figure(figure.posture, figure.build, figure.look, View(view.scale * fine, view.pitch, view.distance, offset))
+    close = Figure(
+        figure.posture, figure.build, figure.look, View(view.scale * fine, view.pitch, view.distance, offset)
+    )
     canvas = Canvas(left, top, right - left, bottom - top, fine, light, 0.016 * view.scale * fine)
     paint_body(canvas, close.posture, close.build, close.look, close.view)
     paint_head(canvas, close.head_place(), close.look, dice)

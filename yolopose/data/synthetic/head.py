@@ -24,7 +24,7 @@ HALF_WIDTH, HALF_HEIGHT, HALF_DEPTH = 0.36, 0.5, 0.42  # fractions of the head's
 
 @dataclass(frozen=True)
 class HeadPlace:
-    """A head in the picture: ``centre`` (3,) px and ``axes`` (3, 3) px, rows left, up and front from centre to surface."""
+    """A head in the picture: ``centre`` (3,) px and ``axes`` (3, 3) px, rows from it left, up and front."""
 
     centre: np.ndarray
     axes: np.ndarray
@@ -90,7 +90,9 @@ def _paint_hat(canvas: Canvas, place: HeadPlace, look: Look) -> None:
 
 def _strands(colour: np.ndarray) -> Shader:
     def shade(surface: Surface) -> np.ndarray:
-        noise = noise_tile()[(surface.local[:, 1] * 30).astype(np.int64) & 255, (surface.local[:, 0] * 90).astype(np.int64) & 255]
+        noise = noise_tile()[
+            (surface.local[:, 1] * 30).astype(np.int64) & 255, (surface.local[:, 0] * 90).astype(np.int64) & 255
+        ]
         return colour * (1 + np.float32(0.25) * noise)[:, None]
 
     return shade
@@ -114,7 +116,9 @@ def _skin_and_hair(
         colour[cheeks & (front > 0)] *= np.array([0.95, 0.96, 1.02], np.float32)
         _draw_face(colour, left, up, front, look)
         if look.beard:
-            bearded = (up < -0.30 + 0.12 * noise) & (front > -0.1) & ~((np.abs(left) < 0.26) & (np.abs(up + 0.52) < 0.07))
+            bearded = (
+                (up < -0.30 + 0.12 * noise) & (front > -0.1) & ~((np.abs(left) < 0.26) & (np.abs(up + 0.52) < 0.07))
+            )
             colour[bearded] = hair * np.float32(0.9) + colour[bearded] * np.float32(0.1)
         if look.hair_style != "bald":
             line = -0.42 + 0.95 * np.clip((front + np.float32(0.25)) / np.float32(0.7), 0, 1) + 0.10 * noise
@@ -134,7 +138,9 @@ def _draw_face(colour: np.ndarray, left: np.ndarray, up: np.ndarray, front: np.n
     colour[ahead & ((side / 0.27) ** 2 + (high / 0.16) ** 2 < 1)] *= np.float32(0.86)  # the socket
     colour[eye] = (225, 228, 230)
     colour[eye & (side * side + high * high < 0.0085)] = (50, 44, 38)
-    colour[ahead & (np.abs(high - 0.21 + 0.12 * side * side) < 0.045) & (np.abs(side) < 0.22)] = np.array(look.hair, np.float32) * 0.8
+    colour[ahead & (np.abs(high - 0.21 + 0.12 * side * side) < 0.045) & (np.abs(side) < 0.22)] = (
+        np.array(look.hair, np.float32) * 0.8
+    )
     lips = ahead & ((left / 0.30) ** 2 + ((up + np.float32(0.52)) / 0.075) ** 2 < 1)
     colour[lips] = colour[lips] * np.array([0.62, 0.58, 0.88], np.float32)
     colour[lips & (np.abs(up + np.float32(0.52)) < 0.016)] *= np.float32(0.6)

@@ -22,7 +22,13 @@ def table(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
     brush.crate(x - half, y - high, x + half, y - high + 0.06 * metre, 0.14 * metre, colour)
     for _ in range(dice.integer(0, 3)):
         at = x + dice.uniform(-0.7, 0.6) * half
-        brush.box(at, y - high - dice.uniform(0.1, 0.28) * metre, at + dice.uniform(0.06, 0.16) * metre, y - high - 0.02 * metre, _colour(dice))
+        brush.box(
+            at,
+            y - high - dice.uniform(0.1, 0.28) * metre,
+            at + dice.uniform(0.06, 0.16) * metre,
+            y - high - 0.02 * metre,
+            _colour(dice),
+        )
 
 
 def crate(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
@@ -50,13 +56,26 @@ def seat(brush: Brush, dice: Dice, x: float, y: float, metre: float, high: float
 def plant(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
     high = metre * dice.uniform(0.5, 1.2)
     brush.polygon(
-        [(x - 0.12 * metre, y - 0.28 * metre), (x + 0.12 * metre, y - 0.28 * metre), (x + 0.08 * metre, y), (x - 0.08 * metre, y)], _colour(dice)
+        [
+            (x - 0.12 * metre, y - 0.28 * metre),
+            (x + 0.12 * metre, y - 0.28 * metre),
+            (x + 0.08 * metre, y),
+            (x - 0.08 * metre, y),
+        ],
+        _colour(dice),
     )
     green = jittered((50.0, 120.0, 60.0), dice, 20)
     for _ in range(dice.integer(9, 18)):
         away, up = dice.bell(0, 0.2) * metre, dice.uniform(0.35, 1.0) * high
         leaf = shaded(green, dice.uniform(0.6, 1.35))
-        brush.ellipse(x + away, y - up, metre * dice.uniform(0.03, 0.07), metre * dice.uniform(0.10, 0.2), leaf, dice.integer(-70, 70))
+        brush.ellipse(
+            x + away,
+            y - up,
+            metre * dice.uniform(0.03, 0.07),
+            metre * dice.uniform(0.10, 0.2),
+            leaf,
+            dice.integer(-70, 70),
+        )
 
 
 def post(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
@@ -86,7 +105,10 @@ def fence(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
 def car(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
     long, colour = 4.2 * metre, _colour(dice, 0.6)
     x0, roof, belt = x - long / 2, y - 1.45 * metre, y - 0.85 * metre
-    brush.polygon([(x0 + 0.9 * metre, belt), (x0 + 1.4 * metre, roof), (x0 + 3.0 * metre, roof), (x0 + 3.7 * metre, belt)], shaded(colour, 0.85))
+    brush.polygon(
+        [(x0 + 0.9 * metre, belt), (x0 + 1.4 * metre, roof), (x0 + 3.0 * metre, roof), (x0 + 3.7 * metre, belt)],
+        shaded(colour, 0.85),
+    )
     glass = (90.0, 80.0, 70.0)
     for a, b, c, d in ((1.1, 1.5, 2.15, 2.15), (2.25, 2.25, 2.95, 3.45)):
         corners = ((a, belt), (b, roof + 0.1 * metre), (c, roof + 0.1 * metre), (d, belt))
@@ -101,7 +123,13 @@ def car(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
 def ball(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
     radius, colour = metre * dice.uniform(0.08, 0.3), _colour(dice, 0.8)
     for share, factor in ((1.0, 0.75), (0.8, 0.95), (0.45, 1.15)):
-        brush.ellipse(x - (1 - share) * 0.3 * radius, y - radius - (1 - share) * 0.4 * radius, radius * share, radius * share, shaded(colour, factor))
+        brush.ellipse(
+            x - (1 - share) * 0.3 * radius,
+            y - radius - (1 - share) * 0.4 * radius,
+            radius * share,
+            radius * share,
+            shaded(colour, factor),
+        )
 
 
 def stray_limbs(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
@@ -121,7 +149,15 @@ def lamp(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
     brush.ellipse(x, y, 0.16 * metre, 0.04 * metre, (50.0, 50.0, 52.0))
     top, low = 0.10 * metre, 0.22 * metre
     shade = jittered((150.0, 200.0, 230.0), dice)
-    brush.polygon([(x - top, y - high - 0.3 * metre), (x + top, y - high - 0.3 * metre), (x + low, y - high), (x - low, y - high)], shade)
+    brush.polygon(
+        [
+            (x - top, y - high - 0.3 * metre),
+            (x + top, y - high - 0.3 * metre),
+            (x + low, y - high),
+            (x - low, y - high),
+        ],
+        shade,
+    )
 
 
 def bag(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
@@ -133,8 +169,10 @@ def bag(brush: Brush, dice: Dice, x: float, y: float, metre: float) -> None:
 
 
 OCCLUDERS: list[tuple[Thing, float]] = [
-    (table, 2.0), (crate, 2.0), (plant, 1.5), (post, 1.2), (fence, 1.0), (bag, 1.0), (stray_limbs, 0.8), (ball, 0.4), (car, 0.5),
+    (table, 2.0), (crate, 2.0), (plant, 1.5), (post, 1.2), (fence, 1.0), (bag, 1.0), (stray_limbs, 0.8), (ball, 0.4),
+    (car, 0.5),
 ]  # fmt: skip
 CLUTTER: list[tuple[Thing, float]] = [
-    (table, 1.0), (crate, 1.5), (plant, 1.5), (post, 1.5), (fence, 0.8), (bag, 1.0), (stray_limbs, 1.5), (ball, 1.0), (lamp, 1.0), (car, 0.6),
+    (table, 1.0), (crate, 1.5), (plant, 1.5), (post, 1.5), (fence, 0.8), (bag, 1.0), (stray_limbs, 1.5), (ball, 1.0),
+    (lamp, 1.0), (car, 0.6),
 ]  # fmt: skip

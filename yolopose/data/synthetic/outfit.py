@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from .body import Build, Posture
 from .painter import Canvas, Loft, Shader
+from .view import View
 from .wardrobe import Cloth, Look, cloth_shader, skin_shader
 
 # Half widths (statures) of a figure of girth 1.
@@ -18,20 +18,10 @@ LEG_RADII = {"upper": (0.056, 0.037, 0.004), "lower": (0.035, 0.0215, 0.007), "f
 TRUNK = {"pelvis": (0.094, 0.066), "waist": (0.084, 0.060), "ribs": (0.092, 0.066), "neck": (0.074, 0.052)}
 
 
-class Sight(Protocol):
-    """What painting needs of a view."""
-
-    scale: float
-
-    def project(self, point: np.ndarray) -> np.ndarray: ...
-    def directions(self, frame: np.ndarray) -> np.ndarray: ...
-    def factor(self, point: np.ndarray) -> float: ...
-
-
 class Tailor:
     """Paints parts of one body; a part is queued with its depth and all are painted from far to near."""
 
-    def __init__(self, posture: Posture, build: Build, look: Look, view: Sight) -> None:
+    def __init__(self, posture: Posture, build: Build, look: Look, view: View) -> None:
         self.posture, self.build, self.look, self.view = posture, build, look, view
         self.parts: list[tuple[float, Loft, Shader]] = []
 
@@ -45,9 +35,13 @@ class Tailor:
         begin: float = 0.0,
         nearer: float = 0.0,
     ) -> None:
-        """A round part between two points (3,) in statures; radii at start, end and the bulge between; no cloth is skin."""
+        """A round part between two points (3,) in statures; radii at start, end and bulge between; no cloth is skin."""
         a, b = self.view.project(start), self.view.project(end)
-        first, last, bulge = radii[0] * self.view.factor(start), radii[1] * self.view.factor(end), radii[2] * self.view.scale
+        first, last, bulge = (
+            radii[0] * self.view.factor(start),
+            radii[1] * self.view.factor(end),
+            radii[2] * self.view.scale,
+        )
         loft = Loft(a, b, np.eye(3) * first, np.eye(3) * last, bulge)
         self._queue(loft, frame, cloth, float(np.sqrt(((end - start) ** 2).sum())), begin, nearer)
 
@@ -69,7 +63,9 @@ class Tailor:
         loft = Loft(self.view.project(start), self.view.project(end), axes[0], axes[1], flat=0.6)
         self._queue(loft, frames[0], cloth, float(np.sqrt(((end - start) ** 2).sum())), begin, nearer)
 
-    def _queue(self, loft: Loft, frame: np.ndarray, cloth: Cloth | None, length: float, begin: float, nearer: float) -> None:
+    def _queue(
+        self, loft: Loft, frame: np.ndarray, cloth: Cloth | None, length: float, begin: float, nearer: float
+    ) -> None:
         if cloth is None:
             shader = skin_shader(self.look.skin, self.view.scale)
         else:
@@ -82,7 +78,7 @@ class Tailor:
             canvas.loft(loft, shader)
 
 
-def paint_body(canvas: Canvas, posture: Posture, build: Build, look: Look, view: Sight) -> None:
+def paint_body(canvas: Canvas, posture: Posture, build: Build, look: Look, view: View) -> None:
     """Everything from the neck down."""
     tailor = Tailor(posture, build, look, view)
     _trunk(tailor)
@@ -130,7 +126,9 @@ def _trunk(tailor: Tailor) -> None:
         slope = points["neck"] + frames["neck"] @ np.array([0.0, -0.012, 0.004])
         tailor.limb(_between(shoulder, slope, 0.1), slope, (thick * 0.8, 0.024, 0.0), chest, cloth, 0.0, 0.003)
     radius = 0.030 * (0.6 + 0.4 * girth)
-    tailor.limb(_between(across, points["neck"], 0.7), points["skull"], (radius * 1.15, radius, 0.0), frames["neck"], None)
+    tailor.limb(
+        _between(across, points["neck"], 0.7), points["skull"], (radius * 1.15, radius, 0.0), frames["neck"], None
+    )
 
 
 def _arm(tailor: Tailor, side: str) -> None:
@@ -146,7 +144,15 @@ def _arm(tailor: Tailor, side: str) -> None:
         tailor.limb(shoulder, elbow, radii["upper"], upper, None)
     if sleeve > 0.05:
         share = min(sleeve, 1.0)
-        tailor.limb(shoulder, _between(shoulder, elbow, share), (covered[0], covered[1] + 0.004 * (share < 1), covered[2]), upper, cloth, 0.0, 0.002)
+        tailor.limb(
+            shoulder,
+            _between(shoulder, elbow, share),
+            (covered[0], covered[1] + 0.004 * (share < 1), covered[2]),
+            upper,
+            cloth,
+            0.0,
+            0.002,
+        )
     if sleeve < 1.95:
         tailor.limb(elbow, wrist, radii["lower"], lower, None, 0.0, 0.003)
     if sleeve > 1:
@@ -154,8 +160,24 @@ def _arm(tailor: Tailor, side: str) -> None:
         tailor.limb(elbow, _between(elbow, wrist, sleeve - 1), radii_sleeve, lower, cloth, 0.16, 0.004)
     glove = look.hat_cloth if look.gloves else None
     knuckles = _between(wrist, hand, 0.55)
-    tailor.limb(wrist, knuckles, (radii["hand"][0] * 0.85, radii["hand"][0] * 1.1, 0.003), frames[f"{side}_hand"], glove, 0.0, 0.004)
-    tailor.limb(knuckles, hand, (radii["hand"][0] * 1.05, radii["hand"][1] * 0.75, 0.0), frames[f"{side}_hand"], glove, 0.0, 0.005)
+    tailor.limb(
+        wrist,
+        knuckles,
+        (radii["hand"][0] * 0.85, radii["hand"][0] * 1.1, 0.003),
+        frames[f"{side}_hand"],
+        glove,
+        0.0,
+        0.004,
+    )
+    tailor.limb(
+        knuckles,
+        hand,
+        (radii["hand"][0] * 1.05, radii["hand"][1] * 0.75, 0.0),
+        frames[f"{side}_hand"],
+        glove,
+        0.0,
+        0.005,
+    )
     thumb = knuckles + frames[f"{side}_hand"] @ np.array([0.0, 0.006, -0.026])
     tailor.limb(_between(wrist, hand, 0.2), thumb, (0.010, 0.007, 0.0), frames[f"{side}_hand"], glove, 0.0, 0.004)
 
@@ -173,17 +195,43 @@ def _leg(tailor: Tailor, side: str) -> None:
         tailor.limb(knee, ankle, shank, lower, None, 0.0, 0.002)
         if look.socks:
             top = _between(ankle, knee, look.socks)
-            tailor.limb(top, ankle, (shank[1] + (shank[0] - shank[1]) * look.socks + 0.006, shank[1] + 0.002, 0.002), lower, look.shoes, 0, 0.004)
+            tailor.limb(
+                top,
+                ankle,
+                (shank[1] + (shank[0] - shank[1]) * look.socks + 0.006, shank[1] + 0.002, 0.002),
+                lower,
+                look.shoes,
+                0,
+                0.004,
+            )
     if long:
         tailor.limb(hip, knee, _scaled(LEG_RADII["upper"], girth, loose), upper, look.bottom, 0.3)
-        tailor.limb(knee, _between(knee, ankle, 0.97), _scaled(LEG_RADII["lower"], girth, loose * 1.1), lower, look.bottom, 0.54, 0.002)
+        tailor.limb(
+            knee,
+            _between(knee, ankle, 0.97),
+            _scaled(LEG_RADII["lower"], girth, loose * 1.1),
+            lower,
+            look.bottom,
+            0.54,
+            0.002,
+        )
     elif look.legwear == "shorts":
         share = min(look.leg_cut, 1.0)
         wide = thigh[0] + (thigh[1] - thigh[0]) * share + look.loose + 0.006
-        tailor.limb(hip, _between(hip, knee, share), (thigh[0] + look.loose, wide, thigh[2]), upper, look.bottom, 0.3, 0.003)
+        tailor.limb(
+            hip, _between(hip, knee, share), (thigh[0] + look.loose, wide, thigh[2]), upper, look.bottom, 0.3, 0.003
+        )
     foot = _scaled(LEG_RADII["foot"], 0.5 + 0.5 * girth)
     tailor.limb(heel, toe, foot, frames[f"{side}_toe"], look.shoes, 0.8, 0.003)
-    tailor.limb(ankle, _between(heel, toe, 0.25), (shank[1] + 0.002, foot[0], 0.0), frames[f"{side}_toe"], look.shoes, 0.76, 0.002)
+    tailor.limb(
+        ankle,
+        _between(heel, toe, 0.25),
+        (shank[1] + 0.002, foot[0], 0.0),
+        frames[f"{side}_toe"],
+        look.shoes,
+        0.76,
+        0.002,
+    )
 
 
 def _skirt(tailor: Tailor) -> None:
@@ -192,9 +240,19 @@ def _skirt(tailor: Tailor) -> None:
     ends = []
     for side in ("left", "right"):
         hip, knee, ankle = (points[f"{side}_{name}"] for name in ("hip", "knee", "ankle"))
-        ends.append(_between(hip, knee, min(look.leg_cut, 1.0)) if look.leg_cut < 1 else _between(knee, ankle, look.leg_cut - 1))
+        ends.append(
+            _between(hip, knee, min(look.leg_cut, 1.0)) if look.leg_cut < 1 else _between(knee, ankle, look.leg_cut - 1)
+        )
         thigh = _scaled(LEG_RADII["upper"], girth, look.loose + 0.006)
-        tailor.limb(hip, _between(hip, knee, min(look.leg_cut, 0.98)), thigh, frames[f"{side}_upper_leg"], look.bottom, 0.3, 0.004)
+        tailor.limb(
+            hip,
+            _between(hip, knee, min(look.leg_cut, 0.98)),
+            thigh,
+            frames[f"{side}_upper_leg"],
+            look.bottom,
+            0.3,
+            0.004,
+        )
     apart = float(np.sqrt(((ends[0] - ends[1]) ** 2).sum()))
     hem = (apart / 2 + 0.062 * girth, min(apart / 2, 0.07) + 0.055 * girth)
     waist = (TRUNK["pelvis"][0] * girth + 0.004, TRUNK["pelvis"][1] * girth + 0.006)

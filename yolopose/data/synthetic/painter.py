@@ -1,13 +1,14 @@
 """A small rasteriser of round things: tapered limbs and ellipsoids, with soft edges, a depth buffer and one lamp.
 
 Only additions, products, divisions and square roots touch the pixels, which IEEE 754 defines to the last bit, so that a
-picture does not depend on the processor. Units: pixels of the canvas; z in the same pixels, growing away from the camera.
+picture does not depend on the processor. Units: pixels of the canvas; z in the same pixels, away from the camera.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Loft:
-    """A body swept from ``start`` to ``end`` ((3,) px); its cross section is given by three half axes at each end ((3, 3) rows, px)."""
+    """A body swept from ``start`` to ``end`` (3,) px; at each end three half axes (3, 3), rows in px, shape it."""
 
     start: np.ndarray
     end: np.ndarray
@@ -71,7 +72,9 @@ class Canvas:
         length = max(float(np.sqrt(axis[0] * axis[0] + axis[1] * axis[1])), 1e-3)
         e = axis / length if length > 1e-3 else np.array([0, 1], np.float32)
         n = np.array([-e[1], e[0]], np.float32)
-        (wide_a, cap_a, deep_a), (wide_b, cap_b, deep_b) = (_extents(axes, n, e) for axes in (loft.start_axes, loft.end_axes))
+        (wide_a, cap_a, deep_a), (wide_b, cap_b, deep_b) = (
+            _extents(axes, n, e) for axes in (loft.start_axes, loft.end_axes)
+        )
         reach = max(wide_a, wide_b, cap_a, cap_b) + max(loft.bulge, 0.0) + self.contact + 1
         window = self.window(np.minimum(start[:2], end[:2]) - reach, np.maximum(start[:2], end[:2]) + reach)
         if window is None:
@@ -100,7 +103,9 @@ class Canvas:
 
     def ellipsoid(self, centre: np.ndarray, axes: np.ndarray, shader: Shader) -> None:
         """Paint an ellipsoid: ``centre`` (3,) px, ``axes`` (3, 3) whose rows are its half axes at right angles, px."""
-        inverse = (axes / (axes * axes).sum(1, keepdims=True)).astype(np.float32)  # rows: picture -> the unit sphere's axes
+        inverse = (axes / (axes * axes).sum(1, keepdims=True)).astype(
+            np.float32
+        )  # rows: picture -> the unit sphere's axes
         reach = np.sqrt((axes * axes).sum(0))[:2] + 1
         window = self.window(centre[:2] - reach, centre[:2] + reach)
         if window is None:
@@ -194,7 +199,11 @@ class Canvas:
 
 def _extents(axes: np.ndarray, n: np.ndarray, e: np.ndarray) -> tuple[np.float32, np.float32, np.float32]:
     """Half width across (n), along (e) and in depth of an ellipsoid with these half axes; never below half a pixel."""
-    across, along = axes[:, 0] * n[0] + axes[:, 1] * n[1], axes[:, 0] * e[0] + axes[:, 1] * e[1]
-    values = (np.sqrt((part * part).sum()) for part in (across, along, axes[:, 2]))
-    wide, cap, deep = (np.float32(max(float(value), 0.45)) for value in values)
-    return wide, cap, deep
+    (nx, ny), (ex, ey) = n.tolist(), e.tolist()
+    wide = along = deep = 0.0
+    for x, y, z in axes.tolist():
+        across, ahead = x * nx + y * ny, x * ex + y * ey
+        wide += across * across
+        along += ahead * ahead
+        deep += z * z
+    return np.float32(max(sqrt(wide), 0.45)), np.float32(max(sqrt(along), 0.45)), np.float32(max(sqrt(deep), 0.45))

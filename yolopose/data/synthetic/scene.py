@@ -66,7 +66,9 @@ class SyntheticScenes:
             raise ValueError(f"people: expected 0 <= fewest <= most <= {_MOST_PEOPLE}, got {people}")
         unknown = [name for name in skeleton.names if name not in POINT_DEPTHS]
         if unknown:
-            raise ValueError(f"skeleton {skeleton.name!r}: figures have no point {unknown}; they have {list(POINT_DEPTHS)}")
+            raise ValueError(
+                f"skeleton {skeleton.name!r}: figures have no point {unknown}; they have {list(POINT_DEPTHS)}"
+            )
         self.count, self.size_wh, self.seed, self.people, self.skeleton = count, size_wh, seed, people, skeleton
 
     def __len__(self) -> int:

@@ -63,7 +63,15 @@ class Cloth:
     offset: int = 0  # where in the noise tile it is cut from
 
 
-PATTERNS = [("plain", 5.0), ("hoops", 1.2), ("stripes", 1.0), ("plaid", 0.9), ("dots", 0.5), ("blotches", 0.6), ("halves", 0.5)]
+PATTERNS = [
+    ("plain", 5.0),
+    ("hoops", 1.2),
+    ("stripes", 1.0),
+    ("plaid", 0.9),
+    ("dots", 0.5),
+    ("blotches", 0.6),
+    ("halves", 0.5),
+]
 
 
 def random_cloth(dice: Dice, bright: float, plain: float = 0.0) -> Cloth:
@@ -71,7 +79,14 @@ def random_cloth(dice: Dice, bright: float, plain: float = 0.0) -> Cloth:
     palette = BRIGHT if dice.chance(bright) else MUTED
     pattern = "plain" if dice.chance(plain) else dice.pick_weighted(PATTERNS)
     second = jittered(dice.pick(BRIGHT + MUTED), dice)
-    return Cloth(jittered(dice.pick(palette), dice), second, pattern, dice.uniform(0.022, 0.075), dice.uniform(0.06, 0.2), dice.integer(0, 255))
+    return Cloth(
+        jittered(dice.pick(palette), dice),
+        second,
+        pattern,
+        dice.uniform(0.022, 0.075),
+        dice.uniform(0.06, 0.2),
+        dice.integer(0, 255),
+    )
 
 
 @dataclass(frozen=True)
@@ -108,20 +123,29 @@ def random_look(dice: Dice) -> Look:
     sport, winter = style == "sport", style == "winter"
     top = random_cloth(dice, 0.7 if sport else 0.45)
     legwear = dice.pick_weighted(
-        [("trousers", 2.0 if sport else 5.0), ("shorts", 0.0 if winter else 5.0 if sport else 1.6), ("tights", 2.0 if sport else 0.6),
-         ("skirt", 0.0 if sport else 0.9), ("dress", 0.0 if sport else 0.8)]
-    )  # fmt: skip
+        [
+            ("trousers", 2.0 if sport else 5.0),
+            ("shorts", 0.0 if winter else 5.0 if sport else 1.6),
+            ("tights", 2.0 if sport else 0.6),
+            ("skirt", 0.0 if sport else 0.9),
+            ("dress", 0.0 if sport else 0.8),
+        ]
+    )
     dark_bottom = dice.chance(0.25) and legwear != "dress"
     return Look(
         skin=jittered(dice.pick(SKIN), dice, 6),
         hair=jittered(dice.pick(HAIR), dice, 6),
-        hair_style=dice.pick_weighted([("short", 4.0), ("cropped", 2.0), ("long", 2.5), ("bun", 1.0), ("tail", 1.2), ("bald", 0.7)]),
+        hair_style=dice.pick_weighted(
+            [("short", 4.0), ("cropped", 2.0), ("long", 2.5), ("bun", 1.0), ("tail", 1.2), ("bald", 0.7)]
+        ),
         hat=dice.pick_weighted([("none", 1.0 if winter else 7.0), ("cap", 1.0), ("beanie", 1.5 if winter else 0.3)]),
         hat_cloth=random_cloth(dice, 0.5, 0.7),
         beard=dice.chance(0.18),
         glasses=dice.pick_weighted([("none", 6.0), ("clear", 1.0), ("dark", 1.0)]),
         top=top,
-        sleeve=2.0 if winter else dice.pick_weighted([(0.0, 0.8), (dice.uniform(0.45, 0.95), 4.0), (dice.uniform(1.85, 2.0), 3.0)]),
+        sleeve=2.0
+        if winter
+        else dice.pick_weighted([(0.0, 0.8), (dice.uniform(0.45, 0.95), 4.0), (dice.uniform(1.85, 2.0), 3.0)]),
         jacket=_open_jacket(dice, top) if dice.chance(0.6 if winter else 0.18) else None,
         tucked=dice.chance(0.45),
         bottom=top if legwear == "dress" else random_cloth(dice, 0.9 if dark_bottom else 0.15, 0.75),
@@ -178,7 +202,10 @@ def _pattern(cloth: Cloth, down: np.ndarray, across: np.ndarray, facing: np.ndar
     if cloth.pattern == "plaid":
         return (rings + bars) % 2 == 1
     if cloth.pattern == "dots":
-        y, x = down / period - rings - np.float32(0.5), across * np.float32(0.16) / period + 64.5 - bars - np.float32(0.5)
+        y, x = (
+            down / period - rings - np.float32(0.5),
+            across * np.float32(0.16) / period + 64.5 - bars - np.float32(0.5),
+        )
         return y * y + x * x < 0.1
     if cloth.pattern == "blotches":
         return noise > 0.12

@@ -1,4 +1,4 @@
-"""The paper's head: a few anchor shapes per cell, each with a box, objectness, classes and the keypoints of one person."""
+"""The paper's head: a few anchor shapes per cell, each with the box, score and keypoints of one person."""
 
 from __future__ import annotations
 
@@ -73,35 +73,38 @@ class AnchorHead(nn.Module):
             bias = torch.zeros(self.num_anchors, width)
             bias[:, 4] = math.log(8 / (640 / stride) ** 2)
             bias[:, 5 : self.box_width] = math.log(0.6 / (self.num_classes - 0.99))
-            bias[:, self.box_width :].view(self.num_anchors, self.num_keypoints, 3)[..., :2] = 0.25  # 2 * 0.25 - 0.5 = 0
+            xy = bias[:, self.box_width :].view(self.num_anchors, self.num_keypoints, 3)[..., :2]
+            xy.fill_(0.25)  # 2 * 0.25 - 0.5 = 0
             cut = self.num_anchors * self.box_width
             if self.legacy_layout:
                 boxes, keypoints = bias.flatten()[:cut], bias.flatten()[cut:]
             else:
                 boxes, keypoints = bias[:, : self.box_width].flatten(), bias[:, self.box_width :].flatten()
-            self.box_predictions[level].bias.copy_(boxes)
-            self.keypoint_predictions[level].bias.copy_(keypoints)
+            for predictions, values in ((self.box_predictions, boxes), (self.keypoint_predictions, keypoints)):
+                conv = predictions[level]
+                assert isinstance(conv, nn.Conv2d)
+                conv.bias = nn.Parameter(values.clone())
 
     def forward(self, features: list[Tensor]) -> HeadOutput:
         boxes: list[Tensor] = []  # (B, 5 + C, cells) of every level and anchor
         keypoints: list[Tensor] = []  # (B, 3K, cells)
+        stacks: list[Tensor] = []  # (B, 5 + C + 3K, cells), legacy layout
         priors: list[Tensor] = []  # (1, 5, cells)
         for level, x in enumerate(features):
             box_map = self.box_predictions[level](x).flatten(2)
             keypoint_map = self.keypoint_predictions[level](self.keypoint_towers[level](x)).flatten(2)
             if self.legacy_layout:
-                stack = torch.cat((box_map, keypoint_map), dim=1).chunk(self.num_anchors, dim=1)
-                boxes += [part[:, : self.box_width] for part in stack]
-                keypoints += [part[:, self.box_width :] for part in stack]
+                stacks += torch.cat((box_map, keypoint_map), dim=1).chunk(self.num_anchors, dim=1)
             else:
                 boxes += box_map.chunk(self.num_anchors, dim=1)
                 keypoints += keypoint_map.chunk(self.num_anchors, dim=1)
             for shape in self.anchor_shapes[level]:
                 priors.append(priors_of_level(x.shape[-2], x.shape[-1], (self.strides[level], *shape), x))
-        box_rows = torch.cat(boxes, dim=2)
-        return HeadOutput(
-            box_rows[:, :4], box_rows[:, 4:5], box_rows[:, 5:], torch.cat(keypoints, dim=2), torch.cat(priors, dim=2)
-        )
+        if self.legacy_layout:
+            box_rows, keypoint_rows = torch.cat(stacks, dim=2).split((self.box_width, self.keypoint_width), dim=1)
+        else:
+            box_rows, keypoint_rows = torch.cat(boxes, dim=2), torch.cat(keypoints, dim=2)
+        return HeadOutput(box_rows[:, :4], box_rows[:, 4:5], box_rows[:, 5:], keypoint_rows, torch.cat(priors, dim=2))
 
     def scores(self, objectness: Tensor, classes: Tensor) -> Tensor:
         """(B, 1, n) and (B, C, n) logits -> (B, C, n) scores in 0..1, with one class too (as the reference does)."""

@@ -65,12 +65,11 @@ class AnchorFreeHead(nn.Module):
         """Few anchors hold a person, and an untrained keypoint lies at its own cell."""
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         keypoint = 0.0 if self.variant == "mmpose" else 0.25  # 2 * 0.25 - 0.5 = 0
-        for level in range(len(self.strides)):
-            nn.init.constant_(self.class_predictions[level].bias, prior)
-            nn.init.constant_(self.objectness_predictions[level].bias, prior)
-            nn.init.constant_(self.keypoint_predictions[level].bias, keypoint)
-            if self.variant == "mmpose":
-                nn.init.zeros_(self.visibility_predictions[level].bias)
+        _fill_biases(self.class_predictions, prior)
+        _fill_biases(self.objectness_predictions, prior)
+        _fill_biases(self.keypoint_predictions, keypoint)
+        if self.variant == "mmpose":
+            _fill_biases(self.visibility_predictions, 0.0)
 
     def forward(self, features: list[Tensor]) -> HeadOutput:
         boxes, objectness, classes, keypoints, priors = [], [], [], [], []
@@ -112,3 +111,10 @@ class AnchorFreeHead(nn.Module):
             return (xy + grid) * stride[:, None], raw[:, 2 * k :].sigmoid()
         encoded = raw.unflatten(1, (k, 3)) * 2 - 0.5
         return (encoded[:, :, :2] + grid) * stride[:, None], (encoded[:, :, 2] * stride).sigmoid()
+
+
+def _fill_biases(predictions: nn.ModuleList, value: float) -> None:
+    for conv in predictions:
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        nn.init.constant_(conv.bias, value)

@@ -19,7 +19,7 @@ class HeadOutput(NamedTuple):
     objectness: Tensor  # (B, 1, N) float32, logits
     classes: Tensor  # (B, C, N) float32, logits
     keypoints: Tensor  # (B, 3K, N) float32, encoded, in the head's own order of channels
-    priors: Tensor  # (1, P, N) float32: column and row of the cell, stride in pixels[, anchor width and height in pixels]
+    priors: Tensor  # (1, P, N) float32: column and row of the cell, stride [, width and height of the anchor], pixels
 
 
 def priors_of_level(height: int, width: int, constants: Sequence[float], like: Tensor) -> Tensor:

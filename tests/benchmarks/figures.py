@@ -1,0 +1,79 @@
+"""A made-up report for the tests of notes and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from yolopose.benchmarks.measure import Paired, latency
+from yolopose.benchmarks.report import ArtifactReport, BenchReport, Found, Identity, NetworkBaseline, Start
+from yolopose.runtime.machine import Machine
+
+MACHINE = Machine(
+    cpu="Some CPU",
+    isa=("avx2", "avx512_vnni"),
+    logical_cores=4,
+    usable_cores=2.0,
+    memory_mib=8192,
+    governor=None,
+    load_average=(0.1, 0.2, 0.3),
+    system="Linux 6 x86_64",
+    python="CPython 3.11.7",
+    versions={"numpy": "2.0"},
+    environment={},
+)
+IDENTITY = Identity(
+    name="a.onnx",
+    bytes=3 * 2**20,
+    graph_sha256="0" * 64,
+    network="nano",
+    precision="float32",
+    shape_hw=(640, 640),
+    candidates=300,
+    rounds=8,
+    max_people=100,
+    score=0.25,
+    iou=0.65,
+    contract_verdict="passed",
+)
+FOUND = Found(0.25, 10, 20, 250, 0, 0, 0)
+
+
+def artifact_figures(name: str = "a.onnx", precision: str = "float32", **changes: Any) -> ArtifactReport:
+    samples = [10.0 + i / 100 for i in range(120)]
+    figure = latency(samples)
+    made = ArtifactReport(
+        identity=dataclasses.replace(IDENTITY, name=name, precision=precision),
+        backend={"name": "onnxruntime", "version": "1.31", "device": "cpu"},
+        latency={stage: figure for stage in ("pre", "infer", "post", "total", "bare")},
+        round_p50_ms=(10.0, 10.1, 10.2),
+        overhead=Paired(120, 0.031, 0.06, 0.029, 0.033),
+        network=NetworkBaseline(figure, figure, Paired(120, 0.018, 0.03, 0.016, 0.02)),
+        throughput={"1": 90.0, "8": 120.0},
+        start=Start(300.0, 80.0, 50.0, 20.0, 150.0),
+        speed=1.0,
+        found=FOUND,
+        found_evaluation=None,
+        parity={"people": 20, "matched": 20, "missing": 0, "extra": 0, "borderline": 0, "max_px": 0.01},
+        ap=None,
+        samples_ms={"total": samples},
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def report_figures(*artifacts: ArtifactReport, **changes: Any) -> BenchReport:
+    made = BenchReport(
+        command="yolopose-bench a.onnx",
+        created="2026-11-22T00:00:00+00:00",
+        machine=MACHINE,
+        images="photographs of val, without labels",
+        num_images=10,
+        threads=2,
+        iterations=120,
+        warmup=10,
+        rounds=3,
+        artifacts=artifacts or (artifact_figures(),),
+        reference=None,
+        notes=(),
+    )
+    return dataclasses.replace(made, **changes)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from yolopose.benchmarks.measure import latency
+from yolopose.benchmarks.report import ReferenceReport, to_json_values
+from yolopose.benchmarks.table import Table
+from yolopose.benchmarks.tables import markdown, tables, text
+
+from .figures import artifact_figures, report_figures
+
+AP = {"ap": 0.5, "ap50": 0.8, "ap75": 0.4, "ap_m": math.nan, "ap_l": 0.6, "ar": 0.7, "images": 10, "people": 12}
+
+
+def full_report() -> object:
+    reference = ReferenceReport(
+        "best.pt", "2.13", 2, {"total": latency([30.0])}, (30.0,), 1 / 3, {**AP, "ap": 0.51}, {"total": [30.0]}
+    )
+    return report_figures(
+        artifact_figures(ap=AP),
+        artifact_figures("b|fp16.onnx", "float16", network=None, overhead=None, speed=1.5),
+        reference=reference,
+        notes=("the machine was busy",),
+    )
+
+
+def test_columns_line_up() -> None:
+    table = Table("Title", ("name", "ms"), (("a", "1.00"), ("longer", "10.00")), "how")
+    assert table.text().splitlines() == [
+        "Title",
+        "name       ms",
+        "-------------",
+        "a        1.00",
+        "longer  10.00",
+        "(how)",
+    ]
+
+
+def test_markdown_escapes_bars() -> None:
+    assert Table("T", ("a", "b"), (("x|y", "1"),)).markdown() == "## T\n\n| a | b |\n| :-- | --: |\n| x\\|y | 1 |"
+
+
+def test_a_row_must_fit_its_header() -> None:
+    with pytest.raises(ValueError, match="a row of 1 cells under 2 headings"):
+        Table("T", ("a", "b"), (("x",),))
+
+
+def test_tables_appear_where_there_is_something_to_show() -> None:
+    titles = [table.title for table in tables(report_figures(artifact_figures(parity=None)))]
+    assert titles == ["Latency of one image, ms", "Baselines, ms", "Throughput, start and size", "People found"]
+    titles = [table.title for table in tables(full_report())]  # type: ignore[arg-type]
+    assert titles[-2:] == ["Parity with the PyTorch reference", "COCO keypoint AP"]
+
+
+@pytest.mark.parametrize("render", [text, markdown])
+def test_everything_a_number_needs_is_printed(render: object) -> None:
+    page = render(full_report())  # type: ignore[operator]
+    for part in (
+        *("a.onnx", "fp16.onnx", "best.pt (PyTorch)", "1.50x", "0.33x", "3.10 % [2.90, 3.30]", "1.80 % [1.60, 2.00]"),
+        *("Some CPU", "avx2 avx512_vnni", "numpy 2.0", "onnxruntime on cpu", "threads: 2", "load average 0.10"),
+        *("120 timed images", "10 warm-up images", "no sample discarded", "the machine was busy", "0.51"),
+    ):
+        assert part in page, part
+    assert "nan" not in page
+
+
+def test_json_has_every_field_and_no_nan() -> None:
+    report = full_report()
+    document = to_json_values(report)  # type: ignore[arg-type]
+    again = json.loads(json.dumps(document, allow_nan=False))
+    assert again["schema"] == "1.0"
+    assert set(again) == {field.name for field in dataclasses.fields(report)}  # type: ignore[arg-type]
+    assert again["artifacts"][0]["ap"]["ap_m"] is None
+    assert len(again["artifacts"][0]["samples_ms"]["total"]) == 120

@@ -1,0 +1,63 @@
+"""What importing the runtime costs, in a clean process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import yolopose.runtime
+
+HEAVY = ["torch", "onnx", "onnxruntime", "tensorrt", "openvino", "cv2"]
+
+
+def loaded_after(statement: str, *modules: str) -> list[str]:
+    program = (
+        f"import json, sys\n{statement}\nprint(json.dumps([name for name in {list(modules)} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert loaded_after("import yolopose.runtime", *HEAVY, "numpy") == []
+
+
+def test_contract_result_and_console_need_neither_engine_nor_opencv() -> None:
+    names = "contract, result, skeleton, console, errors, onnx_file, backends.base, backends.fake"
+    statement = "\n".join(f"import yolopose.runtime.{name}" for name in names.split(", "))
+    assert loaded_after(statement, *HEAVY) == []
+
+
+def test_estimator_loads_no_engine_until_one_is_opened() -> None:
+    assert loaded_after("from yolopose.runtime import PoseEstimator, draw_people", *HEAVY) == ["cv2"]
+
+
+def test_import_takes_at_most_300_ms() -> None:
+    program = (
+        "import time; start = time.perf_counter(); from yolopose.runtime import PoseEstimator; "
+        "print(time.perf_counter() - start)"
+    )
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(seconds) <= 0.3
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(yolopose.runtime.__all__) == yolopose.runtime.__all__
+    for name in yolopose.runtime.__all__:
+        assert getattr(yolopose.runtime, name) is not None
+    assert set(dir(yolopose.runtime)) == set(yolopose.runtime.__all__)
+
+
+def test_absent_opencv_has_a_clear_message() -> None:
+    program = (
+        "import sys\nsys.modules['cv2'] = None\nfrom yolopose.runtime.errors import BackendUnavailable\n"
+        "try:\n    from yolopose.runtime import PoseEstimator\n"
+        "except BackendUnavailable as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 'pip install "yolopose[opencv]"' in done.stdout

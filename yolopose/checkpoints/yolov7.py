@@ -1,0 +1,122 @@
+"""YOLOv7-W6-pose (WongKinYiu/yolov7, branch pose): a pickled network with implicit knowledge in its head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolopose.model.input_spec import RGB_UNIT
+from yolopose.model.pose_net import PoseNet
+from yolopose.model.sizes import NetConfig
+from yolopose.runtime.errors import CheckpointError
+from yolopose.runtime.skeleton import Skeleton
+
+from . import pickled, transfer
+from .archive import Document, named_tensors
+from .edgeai_yolov5 import KEYPOINT_RULES
+
+FORMAT = "yolov7-pose"
+
+_CHAIN: pickled.Layout = (("Conv", -1), ("Conv", -2), *(4 * (("Conv", -1),)))
+_STAGE: pickled.Layout = (("Conv", -1), *_CHAIN, ("Concat", [-1, -3, -5, -6]), ("Conv", -1))
+_ELAN: pickled.Layout = (*_CHAIN, ("Concat", [-1, -2, -3, -4, -5, -6]), ("Conv", -1))
+
+
+def _up(skip: int) -> pickled.Layout:
+    return (("Conv", -1), ("Upsample", -1), ("Conv", skip), ("Concat", [-1, -2]), *_ELAN)
+
+
+def _down(skip: int) -> pickled.Layout:
+    return (("Conv", -1), ("Concat", [-1, skip]), *_ELAN)
+
+
+LAYOUT: pickled.Layout = (
+    ("ReOrg", -1), ("Conv", -1), *(5 * _STAGE), ("SPPCSPC", -1),
+    *_up(37), *_up(28), *_up(19), *_down(71), *_down(59), *_down(47),
+    *(("Conv", source) for source in (83, 93, 103, 113)), ("IKeypoint", [114, 115, 116, 117]),
+)  # fmt: skip
+HEAD_LAYER = 118
+
+_ELAN_STARTS = {
+    3: "backbone.elan2", 12: "backbone.elan3", 21: "backbone.elan4", 30: "backbone.elan5", 39: "backbone.elan6",
+    52: "neck.top5", 64: "neck.top4", 76: "neck.out3", 86: "neck.out4", 96: "neck.out5", 106: "neck.out6",
+}  # fmt: skip
+_ELAN_PARTS = {0: "branch1", 1: "branch2", 2: "chain1", 3: "chain2", 4: "chain3", 5: "chain4", 7: "final"}
+_PLAIN = {
+    1: "backbone.stem.conv", 2: "backbone.down2", 11: "backbone.down3", 20: "backbone.down4", 29: "backbone.down5",
+    38: "backbone.down6", 48: "neck.reduce6", 50: "neck.lateral5", 60: "neck.reduce5", 62: "neck.lateral4",
+    72: "neck.reduce4", 74: "neck.lateral3", 84: "neck.down3", 94: "neck.down4", 104: "neck.down5",
+    114: "neck.final3", 115: "neck.final4", 116: "neck.final5", 117: "neck.final6",
+    **{start + step: f"{ours}.{part}" for start, ours in _ELAN_STARTS.items() for step, part in _ELAN_PARTS.items()},
+}  # fmt: skip
+_SPP = {1: "conv1", 2: "short", 3: "conv3", 4: "conv4", 5: "conv5", 6: "conv6", 7: "final"}
+RULES: transfer.Rules = (
+    *((rf"model\.{index}\.", f"{ours}.") for index, ours in _PLAIN.items()),
+    *((rf"model\.47\.cv{index}\.", f"backbone.spp.{ours}.") for index, ours in _SPP.items()),
+    (rf"model\.{HEAD_LAYER}\.(ia|im)\.", r"\1."),
+    *((rf"model\.{HEAD_LAYER}\.{theirs}", ours) for theirs, ours in KEYPOINT_RULES),
+)
+DROPPED = (f"model.{HEAD_LAYER}.anchors", f"model.{HEAD_LAYER}.anchor_grid")
+
+
+def recognises(content: Any) -> bool:
+    head = pickled.head_of(content)
+    return pickled.kind_of(head) == "IKeypoint" and "m_kpt" in pickled.children(head)
+
+
+def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
+    """Everything comes from the pickled modules; the implicit vectors are folded into the box convolutions."""
+    network = pickled.network_of(document.content)
+    assert network is not None
+    layers = pickled.layers_of(network)
+    pickled.check_layout(layers, LAYOUT, "YOLOv7-W6-pose", document)
+    pickled.check_norms(network, document)
+    facts = pickled.head_facts(layers[-1], document)
+    activation = pickled.activation_of(dict(pickled.modules_of(network)), document)
+    inert = {name: tensor for name, tensor in named_tensors(network).items() if name not in DROPPED}
+    depthwise = f"model.{HEAD_LAYER}.m_kpt.0.0.conv.weight" in inert
+    tensors = folded_implicit(transfer.rename_all(inert, RULES, document), document)
+    config = NetConfig(
+        name="",
+        family="yolov7-pose",
+        depth=pickled.multiplier(network, "depth_multiple", document),
+        width=pickled.multiplier(network, "width_multiple", document),
+        input=replace(RGB_UNIT, size=960),
+        skeleton=transfer.skeleton_for(facts.num_keypoints, skeleton, document),
+        classes=transfer.class_names(facts.num_classes, vars(network).get("names")),
+        activation=activation,
+        spp_activation=activation,
+        focus_order="columns",  # ReOrg
+        head="anchor",
+        keypoint_branch="depthwise" if depthwise else "plain",
+        legacy_layout=True,
+        anchors=facts.anchors,
+    )
+    net = transfer.filled_net(transfer.named(config), tensors, document)
+    net.source_format = FORMAT
+    return net
+
+
+def folded_implicit(tensors: dict[str, Tensor], document: Document) -> dict[str, Tensor]:
+    """Without the implicit vectors: m * (W (x + a) + b) is the convolution of weight mW and bias m(Wa + b).
+
+    That network adds one learned vector to the input of each box convolution and multiplies its output by another;
+    both are constants after training. The arithmetic is done in float64.
+    """
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("ia.", "im."))}
+    for level in range(4):
+        box = f"head.box_predictions.{level}"
+        try:
+            add, multiply = (tensors[f"{kind}.{level}.implicit"].double().flatten() for kind in ("ia", "im"))
+            weight, bias = kept[f"{box}.weight"].double(), kept[f"{box}.bias"].double()
+            shifted = bias + torch.einsum("oi,i->o", weight[:, :, 0, 0], add)
+            kept[f"{box}.weight"] = (weight * multiply.view(-1, 1, 1, 1)).float()
+            kept[f"{box}.bias"] = (shifted * multiply).float()
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{document.path}: the implicit vectors of level {level} do not fit ({error})"
+            ) from error
+    return kept
