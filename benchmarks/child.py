@@ -37,16 +37,16 @@ def _run(task: Task, module: str, answer: Path, log: Path) -> int:
     with log.open("wb") as stderr:
         # monotonic clocks are system-wide: the child reads the same one to tell its cold start
         started_ns = time.monotonic_ns()
-        process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, env=_environment()
-        )
-        try:
-            request = {"task": task_to_dict(task), "answer": str(answer), "started_ns": started_ns}
-            process.communicate(json.dumps(request).encode("utf-8"))
-        finally:
-            if process.poll() is None:  # interrupted: leave nothing running behind
+        command = [sys.executable, "-m", module]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, env=_environment()
+        ) as process:
+            try:
+                request = {"task": task_to_dict(task), "answer": str(answer), "started_ns": started_ns}
+                process.communicate(json.dumps(request).encode("utf-8"))
+            except BaseException:  # interrupted: leave nothing running behind
                 process.kill()
-                process.wait()
+                raise
     return process.returncode
 
 

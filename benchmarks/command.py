@@ -11,11 +11,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from yolopose.runtime import console
+from yolopose.runtime.errors import OutputError
 from yolopose.runtime.output import atomic_write, output_folder
 
 from . import tables
 from .benchmark import run_benchmark
-from .report import to_json_values
+from .report import BenchReport, to_json_values
 from .settings import BenchSettings
 
 _DEFAULTS = {field.name: field.default for field in fields(BenchSettings)}
@@ -62,6 +63,12 @@ def settings_from(arguments: argparse.Namespace) -> BenchSettings:
     return BenchSettings(**values)
 
 
+def _write(report: BenchReport, folder: Path) -> None:
+    document = json.dumps(to_json_values(report), ensure_ascii=False, allow_nan=False, indent=1)
+    atomic_write(folder / "benchmark.json", document + "\n")
+    atomic_write(folder / "benchmark.md", tables.markdown(report))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
 
@@ -70,15 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = None if settings.output is None else output_folder(settings.output)
         if folder is not None:
             # An unwritable folder is found out now, not after minutes of measuring.
-            atomic_write(folder / "benchmark.md", "A benchmark is running, or was interrupted.\n")
+            atomic_write(folder / ".yolopose-bench", "").unlink()
         report = run_benchmark(settings, terminal, shlex.join(["yolopose-bench", *words]))
-        document = to_json_values(report)
         if folder is not None:
-            lines = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
-            atomic_write(folder / "benchmark.json", lines + "\n")
-            atomic_write(folder / "benchmark.md", tables.markdown(report))
+            try:
+                _write(report, folder)
+            except OutputError:
+                terminal.say(tables.text(report))  # what took minutes to measure is not lost with the disk
+                raise
             terminal.say(f"written: {folder / 'benchmark.json'}, {folder / 'benchmark.md'}")
-        terminal.result(document, tables.text(report))
+        terminal.result(to_json_values(report), tables.text(report))
 
     return console.run(command, build_parser(), words)
 

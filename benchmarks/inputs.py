@@ -34,17 +34,22 @@ def gather_images(settings: BenchSettings, scratch: Path) -> BenchImages:
         return _synthetic(settings.limit or SCENES, scratch)
     if settings.data is None:
         paths = evenly(list_images(settings.images), settings.limit)
-        return BenchImages(f"photographs of {settings.images}, without labels", tuple(path.resolve() for path in paths))
+        return BenchImages(f"{_short(settings.images)}, without labels", tuple(path.resolve() for path in paths))
     from yolopose.data.coco import read_coco
 
     dataset = read_coco(settings.data, settings.images)
     chosen = evenly(list(dataset.images.values()), settings.limit)
     return BenchImages(
-        f"{settings.images}, labelled by {settings.data.name}",
+        f"{_short(settings.images)}, labelled by {settings.data.name}",
         tuple(image.path.resolve() for image in chosen),
         tuple(image.id for image in chosen),
         dataset,
     )
+
+
+def _short(folder: Path) -> str:
+    """The last two names of a path: "val2017/images" tells the data set, and nothing of the machine."""
+    return f"photographs of {'/'.join(folder.resolve().parts[-2:])}"
 
 
 def _synthetic(count: int, scratch: Path) -> BenchImages:

@@ -1,7 +1,7 @@
 """Choosing C and R: candidates and suppression chains seen on real photographs, and what a small C costs in AP.
 
-``make bench-nms`` runs it. The numbers come from the PyTorch network and plain numpy, so they do not depend on the sizes
-that they are to choose; the graph is held equal to this arithmetic by tests/deploy/test_nms.py.
+``make bench-nms`` runs it. The numbers come from the PyTorch network and plain numpy, so they do not depend on the
+sizes that they are to choose; tests/deploy/test_nms.py holds the graph equal to this arithmetic.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STUDIED = 3000  # candidates the study itself looks at; an image has 8,400 ancho
 
 
 def rounds_to_settle(boxes: np.ndarray, iou_threshold: float) -> int:
-    """Rounds after which the fixed point of greedy NMS is reached: the depth of the longest suppression chain that matters.
+    """Rounds until greedy NMS is reached: the depth of the longest suppression chain that matters.
 
     boxes: (n, 4) xyxy float32 by falling score. The graph needs one round more, to see that nothing changes any longer.
     """
@@ -44,7 +44,9 @@ def rounds_to_settle(boxes: np.ndarray, iou_threshold: float) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser("python -m yolopose.benchmarks.nms", "Candidates, suppression chains and the AP that a small C costs.")
+    made = parser(
+        "python -m yolopose.benchmarks.nms", "Candidates, suppression chains and the AP that a small C costs."
+    )
     made.add_argument("--weights", required=True, help="a trained checkpoint")
     made.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs")
     made.add_argument("--data", type=Path, metavar="JSON", help="their labels: adds the table of AP over C")
@@ -74,7 +76,9 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
             for iou in arguments.iou:
                 depth = rounds_to_settle(boxes[: min(count, STUDIED)], iou)
                 rows.setdefault((score, iou), []).append((count, depth))
-    document["chains"] = [_chain_row(score, iou, np.array(seen)) for (score, iou), seen in sorted(rows.items(), reverse=True)]
+    document["chains"] = [
+        _chain_row(score, iou, np.array(seen)) for (score, iou), seen in sorted(rows.items(), reverse=True)
+    ]
     if arguments.data is not None:
         document["ap_over_candidates"] = _ap_over_candidates(reference, arguments, console)
     console.result(document, _text(document))
@@ -86,7 +90,11 @@ def _chain_row(score: float, iou: float, seen: np.ndarray) -> dict[str, Any]:
         "score": score,
         "iou": iou,
         "images": len(seen),
-        "candidates": {"p50": float(np.median(counts)), "p99": float(np.percentile(counts, 99)), "max": int(counts.max())},
+        "candidates": {
+            "p50": float(np.median(counts)),
+            "p99": float(np.percentile(counts, 99)),
+            "max": int(counts.max()),
+        },
         "chain": {"p50": float(np.median(depths)), "p99": float(np.percentile(depths, 99)), "max": int(depths.max())},
     }
 

@@ -10,8 +10,8 @@ from .measure import Stopwatch, take_turns
 from .tasks import ReferenceTask
 
 if TYPE_CHECKING:
+    from yolopose import PoseNet
     from yolopose.deploy.reference import ReferenceEstimator
-    from yolopose.model.pose_net import PoseNet
     from yolopose.runtime import PoseResult
 
 

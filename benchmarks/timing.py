@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolopose.runtime.machine import peak_resident_mib, resident_mib
 
+from .bare import BareRun, bare_run
 from .measure import Clock, Stopwatch, images_per_second, take_turns
 from .tasks import Opening, PeopleTask, TimeTask
 
@@ -81,20 +83,17 @@ def _load_ms(opening: Opening, clock: Clock) -> float:
 def _time_stages(
     estimate: PoseEstimator, images: list[np.ndarray], task: TimeTask
 ) -> tuple[dict[str, list[float]], str | None]:
-    """Samples of pre, infer, post (one image through the public steps), total (the public call) and bare, taking turns.
+    """Samples of pre, infer, post (the public steps), total (the public call) and bare (see ``bare_run``), in turn.
 
-    The bare turn runs the estimator's own engine session, on a tensor letterboxed just before, so that both meet the
-    same caches, and no second pool of threads spins beside the first.
+    The bare turn letterboxes too, off the clock, so that both meet the same caches.
     """
-    from .bare import bare_run
-
     watch = Stopwatch()
+    run_bare, note = bare_run(estimate, task.opening)
 
     def staged(i: int) -> None:
-        image = images[i % len(images)]
         with estimate.buffer(1) as buffer:
             watch.start()
-            batch, placements = estimate.preprocess([image], out=buffer)
+            batch, placements = estimate.preprocess([images[i % len(images)]], out=buffer)
             watch.lap("pre")
             raw = estimate.infer(batch)
             watch.lap("infer")
@@ -102,24 +101,20 @@ def _time_stages(
             watch.lap("post")
 
     def whole(i: int) -> None:
-        image = images[i % len(images)]
         watch.start()
-        estimate(image)
+        estimate(images[i % len(images)])
         watch.lap("total")
 
-    turns = [staged, whole]
-    run, note = bare_run(estimate, task.opening)
-    if run is not None:
-        run_bare = run
+    def bare(i: int, run: BareRun) -> None:
+        with estimate.buffer(1) as buffer:
+            batch, _ = estimate.preprocess([images[i % len(images)]], out=buffer)
+            watch.start()
+            run(batch)
+            watch.lap("bare")
 
-        def bare(i: int) -> None:
-            with estimate.buffer(1) as buffer:
-                batch, _ = estimate.preprocess([images[i % len(images)]], out=buffer)
-                watch.start()
-                run_bare(batch)
-                watch.lap("bare")
-
-        turns.append(bare)
+    turns: list[Callable[[int], None]] = [staged, whole]
+    if run_bare is not None:
+        turns.append(partial(bare, run=run_bare))
     take_turns(turns, watch, task.iterations, task.warmup)
     return watch.samples_ms, note
 

@@ -1,1 +1,1 @@
-"""A checkpoint (or a foreign ONNX) -> a verified artifact. Needs torch and onnx; ``pip install "yolopose[export,cpu]"``."""
+"""A checkpoint -> a verified artifact. Needs torch and onnx: ``pip install "yolopose[export,cpu]"``."""

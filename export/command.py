@@ -121,8 +121,8 @@ def _text(exported: Exported) -> str:
         lines.append(
             f"{report.images} images ({exported.source}): {report.matched} of {report.people} people matched, "
             f"{report.missing} missing, {report.extra} extra, {report.borderline} at a threshold; "
-            f"largest deviation {report.max_px:.2g} px, mean {report.mean_px:.2g} px, score {report.max_score_deviation:.2g}, "
-            f"mean OKS {report.mean_oks:.5f}"
+            f"largest deviation {report.max_px:.2g} px, mean {report.mean_px:.2g} px, "
+            f"score {report.max_score_deviation:.2g}, mean OKS {report.mean_oks:.5f}"
         )
     if exported.verification.score_threshold < exported.contract.nms.score_threshold:
         lines.append(

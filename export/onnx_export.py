@@ -1,4 +1,4 @@
-"""A network -> ONNX through ``torch.onnx.export(dynamo=True)``: the deployed form, the bare network, or the network as it is."""
+"""A network -> ONNX through ``torch.onnx.export(dynamo=True)``: deployed, bare, or as it is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ShapeConfig:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints progress, advice about torchvision and deprecations of its own calls: none is for our user."""
+    """The exporter prints progress, advice about torchvision, deprecations of its own calls: none is for our user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -74,7 +74,7 @@ def _export(
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what the exporter leaves of this machine: stack traces, source paths, per-node notes, stale shape formulas.
+    """Remove what the exporter leaves of this machine: stack traces, source paths, notes, stale shape formulas.
 
     Effect: no ``metadata_props`` and no ``doc_string`` anywhere, no ``value_info``. The graph computes the same.
     """
@@ -89,7 +89,7 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _name_dimensions(model: onnx.ModelProto, names: dict[str, dict[int, str]]) -> None:
-    """Give dynamic dimensions of inputs and outputs their names of the contract; the exporter calls them by formulas."""
+    """Give dynamic dimensions their names of the contract; the exporter calls them by formulas."""
     for value in (*model.graph.input, *model.graph.output):
         shape = value.type.tensor_type.shape
         for axis, name in names.get(value.name, {}).items():
@@ -98,7 +98,7 @@ def _name_dimensions(model: onnx.ModelProto, names: dict[str, dict[int, str]]) -
 
 
 def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) -> onnx.ModelProto:
-    """The deployed network as one ONNX graph (inputs and outputs as ``contract.md`` has them), without the contract itself."""
+    """The deployed network as one ONNX graph, inputs and outputs as the contract wants them, the contract not yet inside."""
     shape = shape or ShapeConfig()
     multiple = net.input.multiple
     height, width = shape.shape_hw or (net.input.size, net.input.size)
@@ -143,14 +143,14 @@ def _enter_by_cast(graph: onnx.GraphProto) -> None:
 
 
 def bare_onnx_from_net(net: PoseNet, shape_hw: tuple[int, int]) -> bytes:
-    """The network alone (``BareNet``) at a fixed size and dynamic batch: input ``images`` float32 NCHW, output ``head``."""
+    """The network alone (``BareNet``) at a fixed size, dynamic batch: ``images`` float32 NCHW in, ``head`` out."""
     images = torch.zeros((2, 3, *shape_hw))
     model = _export(BareNet(net), (images,), ("images",), ("head",), ({0: Dim("batch", min=1)},))
     return model.SerializeToString()
 
 
 def predictions_onnx_from_net(net: PoseNet, shape_hw: tuple[int, int], batch: int) -> bytes:
-    """``net`` itself at a fixed size: float32 NCHW in its own range in, the four decoded tensors of ``Predictions`` out."""
+    """``net`` itself at a fixed size: float32 NCHW in its own range in, the four tensors of ``Predictions`` out."""
     images = torch.zeros((batch, 3, *shape_hw))
     names = ("boxes", "scores", "keypoints", "keypoint_scores")
     return _export(net, (images,), ("images",), names, None).SerializeToString()

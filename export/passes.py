@@ -29,7 +29,7 @@ def embed_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """onnxsim's simplification where it succeeds and changes neither interface nor results; the model as it was elsewhere.
+    """onnxsim's simplification where it changes neither interface nor results; elsewhere the model as it was.
 
     Returns the model and one sentence on what was done, for the user to read. Never fatal: simplification is a nicety.
     """

@@ -26,7 +26,7 @@ _TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to make of ``weights``. ``size``: best square size of a dynamic file in pixels, None is the network's own."""
+    """What to make of ``weights``. ``size``: best square size of a dynamic file in pixels, None: the network's own."""
 
     weights: str
     output: Path | None = None
@@ -52,7 +52,7 @@ class Exported:
 
 
 def output_path(config: ExportConfig) -> Path:
-    """Where the artifact goes: ``--output`` as a file or folder, else beside the weights (here, for the demo network)."""
+    """Where the artifact goes: ``--output`` as a file or folder, else beside the weights (the demo's: here)."""
     weights = Path(config.weights)
     name = f"{weights.stem}{'-fp16' if config.fp16 else ''}.onnx"
     if config.output is None:
@@ -77,7 +77,7 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
     for step in steps:
         say(step)
     contract = _contract(net, model, config, given, nms)
-    # Under its own name only after it has been run and compared; the runtime reads .onnx, so the temporary name ends so.
+    # Under its own name only after it has been run and compared; the runtime reads .onnx, so the draft ends so.
     draft = target.with_name(f".{target.stem}.draft.onnx")
     try:
         atomic_write(draft, embed_contract(model, contract))
@@ -124,9 +124,7 @@ def _input(net: PoseNet, config: ExportConfig) -> InputInfo:
     )
 
 
-def _contract(
-    net: PoseNet, model: onnx.ModelProto, config: ExportConfig, given: InputInfo, nms: NmsInfo
-) -> Contract:
+def _contract(net: PoseNet, model: onnx.ModelProto, config: ExportConfig, given: InputInfo, nms: NmsInfo) -> Contract:
     precision = PrecisionInfo()
     if config.fp16:
         precision = PrecisionInfo("float16", "float16", "any", ("prediction convolutions", "decode", "nms"))

@@ -1,7 +1,8 @@
 """float16 inside the graph: a pass over ONNX, so that it serves our networks and foreign ones alike.
 
-Weights and activations become float16 from the first operator behind the uint8 input up to the prediction convolutions;
-those, decode, coordinates and NMS stay float32 (a float16 coordinate near 1,000 px steps by half a pixel, near 2,000 by one).
+Weights and activations become float16 from the first operator behind the uint8 input up to the prediction
+convolutions; those, decode, coordinates and NMS stay float32 (a float16 coordinate near 1,000 px steps by half a pixel,
+near 2,000 by one).
 Prediction convolutions are found by structure: a Conv with no Conv behind it.
 """
 
@@ -69,8 +70,8 @@ def _half(initializer: onnx.TensorProto, name: str) -> onnx.TensorProto:
 def to_float16(model: onnx.ModelProto) -> list[str]:
     """Change ``model`` in place; returns the names of the prediction convolutions, which stay float32.
 
-    Requires: topologically sorted nodes; images enter through a Cast. Ensures: inputs and outputs of the graph keep their
-    types, each value is either float32 or float16 throughout. Raises ValueError for weights that float16 cannot hold.
+    Requires: topologically sorted nodes; images enter through a Cast. Ensures: inputs and outputs of the graph keep
+    their types, each value is float32 or float16 throughout. Raises ValueError for weights that float16 cannot hold.
     """
     graph = model.graph
     predictions = prediction_convolutions(graph)

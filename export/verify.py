@@ -35,7 +35,7 @@ Progress = Callable[[Iterable[int], int, str], Iterable[int]]
 
 @dataclass(frozen=True)
 class VerificationImages:
-    """What artifact and reference are compared on. ``labels`` is None without annotations; ``source`` is for people to read."""
+    """What artifact and reference are compared on; ``labels`` is None without annotations."""
 
     source: str
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class VerificationImages:
 
 
 def verification_images(data: Path | None, images: Path | None, net: PoseNet, limit: int) -> VerificationImages:
-    """Labelled images (``data`` and ``images``), photographs alone (``images``), or synthetic scenes; ``limit`` 0 is all.
+    """Labelled images (``data``, ``images``), photographs alone (``images``), or synthetic scenes; ``limit`` 0: all.
 
     A limit takes images evenly spread over the set, so that a sorted folder is not judged by its beginning.
     """
@@ -92,8 +92,8 @@ def verify(
 ) -> Verification:
     """Compare the artifact with the reference on ``images``.
 
-    exact: the artifact is float32, its people must equal the reference's up to rounding. max_ap_drop: points of keypoint
-    AP (of 100) that other precisions may lose on labelled images.
+    exact: the artifact is float32, its people must equal the reference's up to rounding. max_ap_drop: points of
+    keypoint AP (of 100) that other precisions may lose on labelled images.
     """
     with PoseEstimator(artifact) as estimate:
         nms = estimate.contract.nms
@@ -165,11 +165,13 @@ def _judge(
     """Verdict and the sentence that explains it."""
     lost = report.missing + report.extra
     if exact and report.matched:
-        assert report.max_px is not None and report.max_score_deviation is not None
+        assert report.max_px is not None
+        assert report.max_score_deviation is not None
         if lost or report.max_px > FLOAT32_PX or report.max_score_deviation > FLOAT32_SCORE:
             return "failed", (
                 f"float32 must give the reference's people up to rounding: {lost} people differ, "
-                f"{report.max_px:.3g} px (at most {FLOAT32_PX}), score {report.max_score_deviation:.2g} (at most {FLOAT32_SCORE})"
+                f"{report.max_px:.3g} px (at most {FLOAT32_PX}), "
+                f"score {report.max_score_deviation:.2g} (at most {FLOAT32_SCORE})"
             )
     if lowered or report.matched < MIN_PEOPLE:
         return "unverified", (

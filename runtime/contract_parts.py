@@ -97,7 +97,7 @@ class NmsInfo:
     """The suppression inside the graph: C candidates, R rounds, M people, and the default thresholds."""
 
     candidates: int = 300
-    rounds: int = 8
+    rounds: int = 12
     max_people: int = 100
     class_aware: bool = False
     score_threshold: float = 0.25

@@ -30,7 +30,7 @@ def checkpoints(data_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs(data_dir: Path) -> list[Path]:
-    """Real photographs, those of ``lspet`` val first (the trained checkpoint finds their people), some of them without."""
+    """Real photographs: of ``lspet`` val, where the trained checkpoint finds people, then of ``coco-mini``."""
     lspet = json.loads((data_dir / "lspet" / "val.json").read_text(encoding="utf-8"))["images"]
     coco = sorted((data_dir / "coco-mini" / "images").iterdir())
     return [data_dir / "lspet" / "images" / image["file_name"] for image in lspet[:16]] + coco[:8]

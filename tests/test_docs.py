@@ -52,7 +52,7 @@ def test_openvino_reads_and_runs_the_file(trained_artifact: Path, photographs: l
     openvino = pytest.importorskip("openvino")
     os.environ.setdefault("OPENVINO_TELEMETRY_ENABLED", "0")
     with PoseEstimator(trained_artifact, threads=1) as estimate:
-        batch, placements = estimate.preprocess([cv2.imread(str(path)) for path in photographs[:3]])
+        batch, _ = estimate.preprocess([cv2.imread(str(path)) for path in photographs[:3]])
         expected = estimate.infer(batch)
         core = openvino.Core()
         compiled = core.compile_model(str(trained_artifact), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

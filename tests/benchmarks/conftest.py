@@ -33,24 +33,23 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def labels(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """COCO labels of the photographs: where the artifact finds people, and one person that it does not find."""
+    """COCO labels of the photographs: the artifact finds four of five people of its first class, none is wrong."""
     document: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
-    document["categories"] = [{"id": 1, "name": "person", "keypoints": list(COCO_17.names)}]
+    document["categories"] = [{"id": i, "name": f"person {i}", "keypoints": list(COCO_17.names)} for i in (1, 2, 3)]
     for i, path in enumerate(sorted(photographs.iterdir())):
         height, width = cv2.imread(str(path)).shape[:2]
         document["images"].append({"id": i + 1, "file_name": path.name, "height": height, "width": width})
     keypoints = [number for k in range(17) for number in (20.0 + k, 30.0, 2)]
-    for image_id in (2, 5):  # the artifact finds its dot at (20, 30) in both, and in image 1 nobody
-        document["annotations"].append(_person(image_id, image_id, keypoints))
-    document["annotations"].append(_person(1, 1, keypoints))
+    # the first dot is at (20, 30), and in the first image there is none
+    document["annotations"] = [_person(image_id, keypoints) for image_id in (1, 2, 3, 4, 5)]
     path = tmp_path_factory.mktemp("labels") / "person_keypoints.json"
     path.write_text(json.dumps(document), encoding="utf-8")
     return path
 
 
-def _person(number: int, image_id: int, keypoints: list[float]) -> dict[str, object]:
+def _person(image_id: int, keypoints: list[float]) -> dict[str, object]:
     box, area = [16.0, 16.0, 40.0, 40.0], 1600.0
-    person = {"id": number, "image_id": image_id, "category_id": 1, "bbox": box, "area": area, "iscrowd": 0}
+    person = {"id": image_id, "image_id": image_id, "category_id": 1, "bbox": box, "area": area, "iscrowd": 0}
     return {**person, "num_keypoints": 17, "keypoints": keypoints}
 
 

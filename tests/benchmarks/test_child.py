@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +57,23 @@ def test_an_error_there_is_the_same_error_here(
     with pytest.raises(expected, match="which, what, what to do") as caught:
         run_child(task("/nowhere/a.onnx"), module)
     assert type(caught.value).__name__ == kind
+
+
+def test_an_interrupted_command_leaves_no_child_behind(
+    tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crashing.py").write_text("import time; time.sleep(600)", encoding="utf-8")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(process: subprocess.Popen[bytes], request: bytes) -> None:
+        started.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_child(task("/nowhere/a.onnx"), module)
+    (process,) = started
+    assert process.poll() == -signal.SIGKILL
 
 
 def test_the_worker_passes_on_what_the_runtime_raises(artifact: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -38,6 +39,30 @@ def test_json_is_one_document_on_stdout(artifact: Path, photographs: Path, capsy
     document = json.loads(capsys.readouterr().out)
     assert document["num_images"] == 2
     assert document["machine"]["cpu"]
+
+
+def test_labels_add_average_precision(
+    artifact: Path, photographs: Path, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(artifact), "--images", str(photographs), "--data", str(labels), *QUICK]
+    assert main([*words, "--json"]) == 0
+    (figures,) = json.loads(capsys.readouterr().out)["artifacts"]
+    assert figures["ap"]["ap50"] == pytest.approx(81 / 101)  # precision 1 at the recalls 0, .01 ... .80 of 101
+    assert (figures["ap"]["images"], figures["ap"]["people"]) == (5, 5)
+    assert (figures["found"]["score"], figures["found_evaluation"]["score"]) == (0.25, 0.001)
+    assert main(words) == 0
+    assert "COCO keypoint AP" in capsys.readouterr().out
+
+
+def test_labels_of_another_skeleton_are_refused_before_measuring(
+    artifact: Path, photographs: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = labels.read_text(encoding="utf-8").replace('"left_eye"', '"left ear"').replace('"left eye"', '"left ear"')
+    (tmp_path / "wrong.json").write_text(wrong, encoding="utf-8")
+    assert main([str(artifact), "--images", str(photographs), "--data", str(tmp_path / "wrong.json"), *QUICK]) == 1
+    printed = capsys.readouterr()
+    assert "keypoint 1 is 'left ear'" in printed.err
+    assert "measuring" not in printed.err
 
 
 def test_synthetic_scenes_are_said_aloud(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,15 +149,34 @@ def test_bad_input_has_a_clear_message_and_code(
     assert message in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
-def test_an_unwritable_folder_is_found_out_before_measuring(
-    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "benchmark.md").mkdir()
-    (tmp_path / "benchmark.md" / "in the way").touch()
-    assert main([str(artifact), "--output", str(tmp_path)]) == 1
+def test_an_unwritable_folder_is_found_out_before_measuring(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no folder here that even root cannot write to")
+    assert main([str(artifact), "--output", "/proc/self"]) == 1
     printed = capsys.readouterr()
     assert "cannot write" in printed.err
     assert "measuring" not in printed.err
+
+
+def test_a_disk_that_fills_up_meanwhile_loses_no_figures_and_no_older_file(
+    artifact: Path,
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "benchmark.json").write_text("older", encoding="utf-8")
+
+    def full(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size > 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main([str(artifact), "--images", str(photographs), *QUICK, "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "No space left on device" in printed.err
+    assert "Latency of one image, ms" in printed.err
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["older"]
 
 
 BLOCKER = """
@@ -151,7 +195,7 @@ def test_works_without_torch_and_onnx(artifact: Path, photographs: Path, tmp_pat
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     blocked = subprocess.run([sys.executable, "-c", "import torch"], env=environment, capture_output=True, text=True)
     assert "torch is blocked" in blocked.stderr
-    command = [sys.executable, "-m", "yolopose.benchmarks.command", str(artifact), "--images", str(photographs)]
+    command = [sys.executable, "-m", "yolopose.benchmarks", str(artifact), "--images", str(photographs)]
     done = subprocess.run([*command, *QUICK, "--json"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["artifacts"][0]["found"]["people"] == 7

@@ -23,7 +23,7 @@ def test_photographs_without_labels(photographs: Path, tmp_path: Path) -> None:
     images = gather_images(BenchSettings(ARTIFACTS, images=photographs, limit=2), tmp_path)
     assert [path.name for path in images.paths] == ["0.png", "2.png"]
     assert images.dataset is None
-    assert "without labels" in images.description
+    assert images.description == f"photographs of {photographs.parent.name}/{photographs.name}, without labels"
 
 
 def test_synthetic_scenes_are_drawn_and_said_so(tmp_path: Path) -> None:

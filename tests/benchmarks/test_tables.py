@@ -11,17 +11,25 @@ from yolopose.benchmarks.report import ReferenceReport, to_json_values
 from yolopose.benchmarks.table import Table
 from yolopose.benchmarks.tables import markdown, tables, text
 
-from .figures import artifact_figures, report_figures
+from .figures import FOUND, artifact_figures, report_figures
 
-AP = {"ap": 0.5, "ap50": 0.8, "ap75": 0.4, "ap_m": math.nan, "ap_l": 0.6, "ar": 0.7, "images": 10, "people": 12}
+COUNTS = {"images": 10, "people": 12}
+AP = {"ap": 0.5, "ap50": 0.8, "ap75": 0.4, "ap_m": math.nan, "ap_l": 0.6, "ar": 0.7, "convention": "all"}
 
 
 def full_report() -> object:
     reference = ReferenceReport(
-        "best.pt", "2.13", 2, {"total": latency([30.0])}, (30.0,), 1 / 3, {**AP, "ap": 0.51}, {"total": [30.0]}
+        "best.pt",
+        "2.13",
+        2,
+        {"total": latency([30.0])},
+        (30.0,),
+        1 / 3,
+        {**AP, **COUNTS, "ap": 0.51},
+        {"total": [30.0]},
     )
     return report_figures(
-        artifact_figures(ap=AP),
+        artifact_figures(ap={**AP, **COUNTS}, found_evaluation=dataclasses.replace(FOUND, score=0.001)),
         artifact_figures("b|fp16.onnx", "float16", network=None, overhead=None, speed=1.5),
         reference=reference,
         notes=("the machine was busy",),

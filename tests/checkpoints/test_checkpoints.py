@@ -154,8 +154,8 @@ def test_callers_skeleton(checkpoints: Path) -> None:
         yolopose.load(checkpoints / NAMES[4], skeleton=LSP_14)
 
 
-@pytest.mark.parametrize("name", (NAMES[0], NAMES[3]))
-@pytest.mark.parametrize("share", (0.001, 0.3, 0.7, 0.999))
+@pytest.mark.parametrize("name", [NAMES[0], NAMES[3]])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.999])
 def test_truncated_file(checkpoints: Path, tmp_path: Path, name: str, share: float) -> None:
     whole = (checkpoints / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
@@ -163,7 +163,7 @@ def test_truncated_file(checkpoints: Path, tmp_path: Path, name: str, share: flo
         yolopose.load(tmp_path / name)
 
 
-@pytest.mark.parametrize("share", (0.001, 0.05, 0.5, 0.99))
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.5, 0.99])
 def test_truncated_older_container(checkpoints: Path, tmp_path: Path, share: float) -> None:
     stored = torch.load(checkpoints / NAMES[4], weights_only=True)
     torch.save(stored, tmp_path / "old.pth", _use_new_zipfile_serialization=False)

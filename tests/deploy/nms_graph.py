@@ -1,4 +1,4 @@
-"""The NMS of the deployed graph on its own, as torch module and as ONNX graph, for tests that feed it boxes directly."""
+"""The NMS of the deployed graph on its own, as torch module and as ONNX graph, for tests that feed it boxes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class NmsGraph(nn.Module):
     def forward(
         self, boxes: Tensor, scores: Tensor, labels: Tensor, score_threshold: Tensor, iou_threshold: Tensor
     ) -> tuple[Tensor, ...]:
-        """boxes (B, 4, N), scores (B, N), labels (B, N) int64, thresholds (B, 1) -> anchors, valid, count, cut, converged."""
+        """boxes (B, 4, N), scores (B, N), labels (B, N), thresholds (B, 1) -> anchors, valid, total, cut, converged."""
         candidates = select_candidates(scores, score_threshold, self.config.candidates)
         chosen = torch.gather(boxes, 2, candidates.anchors[:, None].expand(-1, 4, -1))
         chosen_labels = torch.gather(labels, 1, candidates.anchors)
         people = suppress(candidates, chosen, chosen_labels, iou_threshold, self.config)
         anchors = torch.gather(candidates.anchors, 1, people.rows)
-        return anchors, people.valid, candidates.count, people.people_cut, people.converged
+        return anchors, people.valid, candidates.total, people.people_cut, people.converged
 
 
 @dataclass(frozen=True)

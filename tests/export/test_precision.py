@@ -12,7 +12,7 @@ from yolopose.export.precision import FLOAT16_MAX, prediction_convolutions, to_f
 
 
 def graph(weight: float = 0.5) -> onnx.ModelProto:
-    """images uint8 -> Cast -> Conv -> Resize x2 (its sizes computed from the shape) -> two prediction Convs -> outputs."""
+    """images uint8 -> Cast -> Conv -> Resize x2 -> two prediction Convs; a shape and a mean are read on the way."""
     rng = np.random.default_rng(0)
     body = rng.normal(0, weight, (4, 3, 3, 3)).astype(np.float32)
     head = rng.normal(0, 0.1, (2, 4, 1, 1)).astype(np.float32)

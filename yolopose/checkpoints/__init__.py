@@ -5,28 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 from yolopose.runtime.skeleton import Skeleton
 
+from ..model.pose_net import PoseNet
 from . import edgeai_yolov5, edgeai_yolox, mmpose, own, yolov7
 from .archive import Document, read_document
 from .own import read_extra, save
 from .pickled import kind_of
 
-__all__ = ["load", "read_extra", "save"]
+__all__ = ["DEMO", "load", "read_extra", "save"]
 
+DEMO = "demo"  # the name of the demo network, which comes from no file
 READERS = (own, mmpose, edgeai_yolox, edgeai_yolov5, yolov7)
 
 
 def load(path: str | Path, *, skeleton: Skeleton | None = None) -> PoseNet:
     """The network in a checkpoint file: evaluation mode, float32, CPU, with ``weights_sha256`` of the file.
 
+    ``"demo"`` instead of a path is the demo network.
+
     The format is recognised by content. ``skeleton`` says what the keypoints mean where the file does not: 17 are
     taken for COCO's, 14 for Leeds Sports Pose, any other number gets nameless points without it.
     Raises CheckpointError (damaged), UnknownCheckpoint (not a pose network that we read), UnsafeCheckpoint (its pickle
     would run code; nothing of it was run), ValueError (a skeleton of another number of keypoints).
     """
+    if str(path) == DEMO:
+        from .demo import demo_net
+
+        return demo_net()
     document = read_document(path)
     for reader in READERS:
         if reader.recognises(document.content):

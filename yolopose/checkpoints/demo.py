@@ -1,8 +1,8 @@
-"""The demo network, until trained weights ship: YOLOX-Pose-nano of a fixed seed, adjusted so that the whole path has work to do.
+"""The demo network, until trained weights ship: YOLOX-Pose-nano of a fixed seed, made to give the whole path work to do.
 
-It has seen no picture in its life. Batch norm statistics come from synthetic scenes, and the objectness of each level is
-shifted and stretched until a few anchors of every picture pass the usual threshold: boxes, NMS, keypoints, parity and time
-are real; where the people are is not.
+It has learnt nothing. Batch norm statistics come from synthetic scenes, and objectness is shifted and stretched until a
+few anchors a picture pass the usual threshold: boxes, NMS, keypoints, parity and time are real; where the people are is
+not.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import nn
 from yolopose.runtime.letterbox import letterbox
 
 from ..data.synthetic import SyntheticScenes
+from ..model.heads.anchor_free import AnchorFreeHead
 from ..model.pose_net import PoseNet
 from ..model.sizes import build
 
-DEMO = "demo"
 SEED = 20220415
 SIZE = 416
 SCENES = 8
@@ -42,7 +42,7 @@ def demo_net() -> PoseNet:
         net(images)
         net.eval()
         _spread_objectness(net, images)
-    net.source_format = DEMO
+    net.source_format = "demo"
     net.weights_sha256 = _sha256(net)
     return net
 
@@ -65,14 +65,24 @@ def _images(net: PoseNet) -> torch.Tensor:
 def _spread_objectness(net: PoseNet, images: torch.Tensor) -> None:
     """Class logits to about ``CLASS_LOGIT``, objectness so that ``PEOPLE`` anchors an image exceed a score of 0.25."""
     head = net.head
-    for prediction in head.class_predictions:
-        nn.init.constant_(prediction.bias, CLASS_LOGIT)
+    assert isinstance(head, AnchorFreeHead)
+    for prediction in _convolutions(head.class_predictions):
+        nn.init.constant_(_bias(prediction), CLASS_LOGIT)
     logits = head(net.features(images)).objectness[:, 0]
     mean, factor = float(logits.mean()), SPREAD / float(logits.std())
     rank = PEOPLE * len(images)
     border = float(((logits - mean) * factor).flatten().topk(rank).values[-1])
     share = 0.25 * (1 + math.exp(-CLASS_LOGIT))  # objectness that makes the score 0.25
     wanted = math.log(share / (1 - share))
-    for prediction in head.objectness_predictions:
+    for prediction in _convolutions(head.objectness_predictions):
         prediction.weight.mul_(factor)
-        prediction.bias.copy_((prediction.bias - mean) * factor + wanted - border)
+        _bias(prediction).sub_(mean).mul_(factor).add_(wanted - border)
+
+
+def _convolutions(modules: nn.ModuleList) -> list[nn.Conv2d]:
+    return [module for module in modules if isinstance(module, nn.Conv2d)]
+
+
+def _bias(convolution: nn.Conv2d) -> torch.Tensor:
+    assert convolution.bias is not None
+    return convolution.bias

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from yolopose.model.input_spec import BGR_BYTES
-from yolopose.model.pose_net import PoseNet
-from yolopose.model.sizes import NetConfig
 from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import Skeleton
 
+from ..model.input_spec import BGR_BYTES
+from ..model.pose_net import PoseNet
+from ..model.sizes import NetConfig
 from . import transfer
 from .archive import Document
 

@@ -38,8 +38,13 @@ class InertUnpickler(pickle.Unpickler):
             self._stand_ins[full] = StandInType(name, (StandIn,), {"__qualname__": full})
         return self._stand_ins[full]
 
-    def persistent_load(self, pid: Any) -> InertStorage:
-        """The one kind of outside reference that torch.save writes: ("storage", type, key, device, numel[, view])."""
+    def persistent_load(self, pid: Any) -> InertStorage | StandInType:
+        """The two kinds of outside reference that torch.save writes.
+
+        ("storage", type, key, device, numel[, view]), and in its older stream ("module", class, file, source text).
+        """
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], StandInType):
+            return pid[1]
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise ValueError("an outside reference that is not a tensor's storage")
         _, kind, key, _, numel = pid[:5]

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from yolopose.model.pose_net import PoseNet
-from yolopose.model.sizes import NetConfig, build
 from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.output import atomic_write
 from yolopose.runtime.skeleton import Skeleton
 
+from ..model.pose_net import PoseNet
+from ..model.sizes import NetConfig, build
 from . import transfer
 from .archive import Document
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from yolopose.model.blocks import BN_EPS
-from yolopose.model.sizes import MAX_MULTIPLIER, Anchors
 from yolopose.runtime.errors import CheckpointError
 
+from ..model.blocks import BN_EPS
+from ..model.sizes import MAX_MULTIPLIER, Anchors
 from .allowed import InertTensor, StandIn, stand_in_name
 from .archive import MAX_DEPTH, Document
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from yolopose.model.pose_net import PoseNet
-from yolopose.model.sizes import SIZES, NetConfig, build
 from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 
+from ..model.pose_net import PoseNet
+from ..model.sizes import SIZES, NetConfig, build
 from .allowed import InertTensor
 from .archive import Document
 

@@ -103,36 +103,13 @@ def read_coco(json_path: str | Path, images_dir: str | Path, skeleton: Skeleton 
     problems: list[str] = []
     images = _read_images(document["images"], Path(images_dir), problems)
     categories, names = _read_categories(document["categories"], document["annotations"], path)
-    counts = {len(entry["keypoints"]) for entry in document["annotations"] if _has_keypoints(entry)}
-    width = 3 * len(names) if names else max(counts, default=0)
-    if width == 0:
-        raise DataError(
-            f"{path}: no annotation has keypoints; perhaps these are labels of boxes (COCO: person_keypoints_*.json)"
-        )
-    if width % 3:
-        raise DataError(f"{path}: keypoints come as x, y, v, but a person has {width} numbers")
-    people: dict[int, list[CocoPerson]] = {id: [] for id in images}
-    wanted, seen = {category.id for category in categories}, set()
-    for index, entry in enumerate(document["annotations"]):
-        try:
-            person = _read_person(entry, width // 3)
-            if person.id in seen:
-                raise ValueError(f"id {person.id} is used twice")
-            if person.image_id not in people:
-                raise ValueError(f"image_id {person.image_id} is no image of the file")
-        except (ValueError, TypeError, KeyError) as error:
-            problems.append(f"annotations[{index}]{_id_of(entry)}: {_reason(error)}")
-            continue
-        seen.add(person.id)
-        if person.category_id in wanted:
-            people[person.image_id].append(person)
+    width = _numbers_a_person(document["annotations"], names, path)
+    people = _read_people(document["annotations"], images, categories, width // 3, problems)
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(f"{path}: {len(problems)} damaged entries:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
     _check_files(images, path)
-    dataset = CocoKeypoints(
-        path, images, {id: tuple(some) for id, some in people.items()}, categories, width // 3, names
-    )
+    dataset = CocoKeypoints(path, images, people, categories, width // 3, names)
     if skeleton is not None:
         dataset.check_skeleton(skeleton)
     return dataset
@@ -203,6 +180,43 @@ def _read_categories(
     if len({category.id for category in categories}) != len(categories):
         raise DataError(f"{path}: categories: an id is used twice")
     return tuple(categories), lists.pop() if lists else None
+
+
+def _numbers_a_person(annotations: list[Any], names: tuple[str, ...] | None, path: Path) -> int:
+    """Length of a keypoint list: x, y, v of every keypoint."""
+    if names:
+        return 3 * len(names)
+    width = max(len(entry["keypoints"]) for entry in annotations if _has_keypoints(entry))
+    if width % 3:
+        raise DataError(f"{path}: keypoints come as x, y, v, but a person has {width} numbers")
+    return width
+
+
+def _read_people(
+    entries: list[Any],
+    images: dict[int, CocoImage],
+    categories: tuple[CocoCategory, ...],
+    count: int,
+    problems: list[str],
+) -> dict[int, tuple[CocoPerson, ...]]:
+    """Annotations of these categories by image, in the order of the file; all others are checked as well."""
+    people: dict[int, list[CocoPerson]] = {id: [] for id in images}
+    wanted = {category.id for category in categories}
+    seen: set[int] = set()
+    for index, entry in enumerate(entries):
+        try:
+            person = _read_person(entry, count)
+            if person.id in seen:
+                raise ValueError(f"id {person.id} is used twice")
+            if person.image_id not in people:
+                raise ValueError(f"image_id {person.image_id} is no image of the file")
+        except (ValueError, TypeError, KeyError) as error:
+            problems.append(f"annotations[{index}]{_id_of(entry)}: {_reason(error)}")
+            continue
+        seen.add(person.id)
+        if person.category_id in wanted:
+            people[person.image_id].append(person)
+    return {id: tuple(some) for id, some in people.items()}
 
 
 def _read_person(entry: Mapping[str, Any], count: int) -> CocoPerson:

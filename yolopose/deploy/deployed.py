@@ -46,7 +46,7 @@ def _reverse_input_channels(net: PoseNet) -> None:
 
 
 class DeployedNet(nn.Module):
-    """``net`` with batch norm folded, normalisation before it and NMS behind it; the input is BGR whatever ``net`` was trained on.
+    """``net`` with batch norm folded, normalisation before it and NMS behind it; takes BGR, whatever ``net`` wants.
 
     Boxes are decoded for the C candidates and keypoints for the M survivors only.
     """
@@ -82,20 +82,20 @@ class DeployedNet(nn.Module):
         alive = people.valid
         zero = torch.zeros((), dtype=torch.float32, device=boxes.device)
         return People(
-            num_people=people.count.to(torch.int32),
+            num_people=people.total.to(torch.int32),
             boxes=torch.where(alive[:, :, None], _take(boxes, people.rows).permute(0, 2, 1), zero),
             scores=people.scores,
             labels=torch.where(alive, torch.gather(labels, 1, people.rows), 0).to(torch.int32),
             keypoints=torch.where(alive[:, :, None, None], keypoints, zero),
-            num_candidates=candidates.count.to(torch.int32),
-            flags=(candidates.count > self.nms.candidates).to(torch.int32)
+            num_candidates=candidates.total.to(torch.int32),
+            flags=(candidates.total > self.nms.candidates).to(torch.int32)
             + people.people_cut.to(torch.int32) * 2
             + (~people.converged).to(torch.int32) * 4,
         )
 
 
 class BareNet(nn.Module):
-    """The network alone, batch norm folded: float32 NCHW images in, undecoded head rows out, no normalisation and no NMS.
+    """The network alone, batch norm folded: float32 NCHW in, undecoded head rows out, no normalisation, no NMS.
 
     The second baseline of the benchmark: what the network itself costs.
     """

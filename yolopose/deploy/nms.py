@@ -1,11 +1,11 @@
 """Non-maximum suppression with static shapes, in operators that every engine has.
 
-Greedy NMS visits candidates by falling score and keeps one unless a kept candidate before it overlaps too much. Written as
-``keep = valid and not any(suppresses & keep)`` over the C best candidates this is a fixed-point equation whose only
-solution is the greedy answer (``suppresses`` is strictly triangular). Starting from ``keep = valid``, round t settles every
-candidate whose suppression chain is at most t deep, so a fixed number of rounds R equals greedy NMS wherever chains are no
-deeper than R; comparing the last two rounds tells whether that was so. Nothing here has a data-dependent shape: batches
-of any size, CUDA graphs and TensorRT without plugin follow from it.
+Greedy NMS visits candidates by falling score and keeps one unless a kept candidate before it overlaps too much. Written
+as ``keep = valid and not any(suppresses & keep)`` over the C best candidates this is a fixed-point equation whose only
+solution is the greedy answer (``suppresses`` is strictly triangular). Starting from ``keep = valid``, round t settles
+every candidate whose suppression chain is at most t deep, so R rounds equal greedy NMS wherever chains are no deeper
+than R; comparing the last two rounds tells whether that was so. Nothing here has a data-dependent shape: batches of any
+size, CUDA graphs and TensorRT without plugin follow from it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class Candidates(NamedTuple):
     scores: Tensor  # (B, C) falling, -1 where not valid
     anchors: Tensor  # (B, C) int64 index of the anchor, 0 where not valid
     valid: Tensor  # (B, C) bool
-    count: Tensor  # (B,) int64 anchors above the threshold, also those that did not fit into C
+    total: Tensor  # (B,) int64 anchors above the threshold, also those that did not fit into C
 
 
 class Survivors(NamedTuple):
-    """The M best candidates that greedy NMS keeps; rows past ``count`` are padding."""
+    """The M best candidates that greedy NMS keeps; rows past ``total`` are padding."""
 
-    scores: Tensor  # (B, M) falling, 0 past count
+    scores: Tensor  # (B, M) falling, 0 past total
     rows: Tensor  # (B, M) int64 index into the C candidates
     valid: Tensor  # (B, M) bool
-    count: Tensor  # (B,) int64 at most M
+    total: Tensor  # (B,) int64 at most M
     people_cut: Tensor  # (B,) bool, more than M were kept
     converged: Tensor  # (B,) bool, the rounds reached the greedy answer
 
@@ -84,18 +84,17 @@ def suppress(
     previous = valid
     for _ in range(nms.rounds):
         previous = keep
-        keep = valid * (torch.matmul(suppresses, keep) < 0.5).float()
+        keep = torch.relu(valid - torch.matmul(suppresses, keep))  # 1 where valid and nobody kept suppresses it
     converged = ((keep - previous).abs().sum(dim=(1, 2))) < 0.5
     kept = keep[:, :, 0]
     ranked = torch.where(kept > 0.5, candidates.scores, torch.full_like(candidates.scores, -1.0))
     scores, rows = torch.topk(ranked, nms.max_people, dim=1)
     alive = scores > -1.0
-    total = kept.sum(dim=1)
     return Survivors(
         scores=scores.clamp(min=0.0),
         rows=rows,
         valid=alive,
-        count=alive.sum(dim=1),
-        people_cut=total > nms.max_people + 0.5,
+        total=alive.sum(dim=1),
+        people_cut=kept.sum(dim=1) > nms.max_people + 0.5,
         converged=converged,
     )

@@ -76,7 +76,7 @@ class ReferenceEstimator:
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray, color: str = "bgr") -> tuple[Predictions, Placement]:
-        """All anchors' predictions for one image (batch of 1), in letterboxed pixels, and where the image lies there."""
+        """All anchors' predictions for one image (batch of 1) in letterboxed pixels, and where the image lies there."""
         spec = self.net.input
         letterboxed, placement = letterbox(
             as_bgr_image(image, color), self.shape_hw, pad_value=spec.pad_value, pad_side=spec.pad_side
@@ -107,7 +107,7 @@ class ReferenceEstimator:
         )
 
     def threshold_for(self, candidates: int, images: Sequence[np.ndarray]) -> float:
-        """The score that about ``candidates`` anchors an image exceed (median over ``images``), for untrained networks."""
+        """The score that about ``candidates`` anchors an image exceed (median over ``images``)."""
         best = [self.predict(image)[0].scores.amax(dim=2)[0] for image in images]
         ranked = [float(scores.topk(min(candidates + 1, len(scores))).values[-1]) for scores in best]
         return float(np.median(ranked))

@@ -1,7 +1,7 @@
 """An articulated figure in three dimensions: proportions, joint angles, and where they put every joint.
 
 Lengths are fractions of the stature (Drillis and Contini 1966, as in Winter, Biomechanics and Motor Control). Axes: x
-to the right of the picture, y down, z away from the camera; a figure with yaw 0 looks into the camera, so its left is +x.
+to the right of the picture, y down, z away from the camera; a figure with yaw 0 looks into the camera: its left is +x.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def paint_figure(figure: Figure, size_wh: tuple[int, int], light: Light, dice: D
     right, bottom = min(size_wh[0], int(np.ceil(x1))), min(size_wh[1], int(np.ceil(y1)))
     if left >= right or top >= bottom:
         return None
-    fine = 4 if figure.view.scale < 40 else 3 if figure.view.scale < 70 else 2 if figure.view.scale < 130 else 1
+    fine = 4 if figure.view.scale < 28 else 3 if figure.view.scale < 50 else 2 if figure.view.scale < 95 else 1
     view = figure.view
     # A fine pixel's centre (i + 0.5) / fine - 0.5 in the picture's coordinates, where pixel centres are whole numbers.
     shift = (fine - 1) / 2

@@ -136,7 +136,7 @@ def _arm(tailor: Tailor, side: str) -> None:
     girth, cloth = tailor.build.girth, replace(look.jacket, pattern="plain") if look.jacket else look.top
     sleeve = 2.0 if look.jacket is not None else look.sleeve
     loose = look.loose + (0.004 if look.jacket is not None else 0.0)
-    shoulder, elbow, wrist, hand = (points[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist", "hand"))
+    shoulder, elbow, wrist = (points[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist"))
     upper, lower = frames[f"{side}_upper_arm"], frames[f"{side}_lower_arm"]
     radii = {name: _scaled(value, girth) for name, value in ARM_RADII.items()}
     covered = (radii["upper"][0] + loose, radii["upper"][1] + loose, radii["upper"][2])
@@ -158,80 +158,61 @@ def _arm(tailor: Tailor, side: str) -> None:
     if sleeve > 1:
         radii_sleeve = _scaled(ARM_RADII["lower"], girth, loose * 0.8)
         tailor.limb(elbow, _between(elbow, wrist, sleeve - 1), radii_sleeve, lower, cloth, 0.16, 0.004)
+    _hand(tailor, side)
+
+
+def _hand(tailor: Tailor, side: str) -> None:
+    """A palm, fingers held together and a thumb."""
+    points, frame, look = tailor.posture.points, tailor.posture.frames[f"{side}_hand"], tailor.look
+    wrist, tips = points[f"{side}_wrist"], points[f"{side}_hand"]
     glove = look.hat_cloth if look.gloves else None
-    knuckles = _between(wrist, hand, 0.55)
-    tailor.limb(
-        wrist,
-        knuckles,
-        (radii["hand"][0] * 0.85, radii["hand"][0] * 1.1, 0.003),
-        frames[f"{side}_hand"],
-        glove,
-        0.0,
-        0.004,
-    )
-    tailor.limb(
-        knuckles,
-        hand,
-        (radii["hand"][0] * 1.05, radii["hand"][1] * 0.75, 0.0),
-        frames[f"{side}_hand"],
-        glove,
-        0.0,
-        0.005,
-    )
-    thumb = knuckles + frames[f"{side}_hand"] @ np.array([0.0, 0.006, -0.026])
-    tailor.limb(_between(wrist, hand, 0.2), thumb, (0.010, 0.007, 0.0), frames[f"{side}_hand"], glove, 0.0, 0.004)
+    wide, narrow, _ = _scaled(ARM_RADII["hand"], tailor.build.girth)
+    knuckles = _between(wrist, tips, 0.55)
+    tailor.limb(wrist, knuckles, (wide * 0.85, wide * 1.1, 0.003), frame, glove, nearer=0.004)
+    tailor.limb(knuckles, tips, (wide * 1.05, narrow * 0.75, 0.0), frame, glove, nearer=0.005)
+    thumb = knuckles + frame @ np.array([0.0, 0.006, -0.026])
+    tailor.limb(_between(wrist, tips, 0.2), thumb, (0.010, 0.007, 0.0), frame, glove, nearer=0.004)
 
 
 def _leg(tailor: Tailor, side: str) -> None:
-    points, frames, look = tailor.posture.points, tailor.posture.frames, tailor.look
-    girth = tailor.build.girth
-    hip, knee, ankle, toe, heel = (points[f"{side}_{name}"] for name in ("hip", "knee", "ankle", "toe", "heel"))
+    points, frames, look, girth = tailor.posture.points, tailor.posture.frames, tailor.look, tailor.build.girth
+    hip, knee, ankle = (points[f"{side}_{name}"] for name in ("hip", "knee", "ankle"))
+    upper, lower = frames[f"{side}_upper_leg"], frames[f"{side}_lower_leg"]
+    if look.legwear in ("trousers", "tights"):
+        loose = 0.002 if look.legwear == "tights" else look.loose
+        tailor.limb(hip, knee, _scaled(LEG_RADII["upper"], girth, loose), upper, look.bottom, 0.3)
+        shank = _scaled(LEG_RADII["lower"], girth, loose * 1.1)
+        tailor.limb(knee, _between(knee, ankle, 0.97), shank, lower, look.bottom, 0.54, 0.002)
+    else:
+        _bare_leg(tailor, side)
+    _shoe(tailor, side)
+
+
+def _bare_leg(tailor: Tailor, side: str) -> None:
+    """Skin, socks and, when they are worn, shorts."""
+    points, frames, look, girth = tailor.posture.points, tailor.posture.frames, tailor.look, tailor.build.girth
+    hip, knee, ankle = (points[f"{side}_{name}"] for name in ("hip", "knee", "ankle"))
     upper, lower = frames[f"{side}_upper_leg"], frames[f"{side}_lower_leg"]
     thigh, shank = _scaled(LEG_RADII["upper"], girth), _scaled(LEG_RADII["lower"], girth)
-    long = look.legwear in ("trousers", "tights")
-    loose = 0.002 if look.legwear == "tights" else look.loose
-    if not long:
-        tailor.limb(hip, knee, thigh, upper, None)
-        tailor.limb(knee, ankle, shank, lower, None, 0.0, 0.002)
-        if look.socks:
-            top = _between(ankle, knee, look.socks)
-            tailor.limb(
-                top,
-                ankle,
-                (shank[1] + (shank[0] - shank[1]) * look.socks + 0.006, shank[1] + 0.002, 0.002),
-                lower,
-                look.shoes,
-                0,
-                0.004,
-            )
-    if long:
-        tailor.limb(hip, knee, _scaled(LEG_RADII["upper"], girth, loose), upper, look.bottom, 0.3)
-        tailor.limb(
-            knee,
-            _between(knee, ankle, 0.97),
-            _scaled(LEG_RADII["lower"], girth, loose * 1.1),
-            lower,
-            look.bottom,
-            0.54,
-            0.002,
-        )
-    elif look.legwear == "shorts":
+    tailor.limb(hip, knee, thigh, upper, None)
+    tailor.limb(knee, ankle, shank, lower, None, nearer=0.002)
+    if look.socks:
+        sock = (shank[1] + (shank[0] - shank[1]) * look.socks + 0.006, shank[1] + 0.002, 0.002)
+        tailor.limb(_between(ankle, knee, look.socks), ankle, sock, lower, look.shoes, nearer=0.004)
+    if look.legwear == "shorts":
         share = min(look.leg_cut, 1.0)
         wide = thigh[0] + (thigh[1] - thigh[0]) * share + look.loose + 0.006
-        tailor.limb(
-            hip, _between(hip, knee, share), (thigh[0] + look.loose, wide, thigh[2]), upper, look.bottom, 0.3, 0.003
-        )
-    foot = _scaled(LEG_RADII["foot"], 0.5 + 0.5 * girth)
-    tailor.limb(heel, toe, foot, frames[f"{side}_toe"], look.shoes, 0.8, 0.003)
-    tailor.limb(
-        ankle,
-        _between(heel, toe, 0.25),
-        (shank[1] + 0.002, foot[0], 0.0),
-        frames[f"{side}_toe"],
-        look.shoes,
-        0.76,
-        0.002,
-    )
+        radii = (thigh[0] + look.loose, wide, thigh[2])
+        tailor.limb(hip, _between(hip, knee, share), radii, upper, look.bottom, 0.3, 0.003)
+
+
+def _shoe(tailor: Tailor, side: str) -> None:
+    points, frame, cloth = tailor.posture.points, tailor.posture.frames[f"{side}_toe"], tailor.look.shoes
+    ankle, toe, heel = (points[f"{side}_{name}"] for name in ("ankle", "toe", "heel"))
+    foot = _scaled(LEG_RADII["foot"], 0.5 + 0.5 * tailor.build.girth)
+    tailor.limb(heel, toe, foot, frame, cloth, 0.8, 0.003)
+    upper = (LEG_RADII["lower"][1] * tailor.build.girth + 0.002, foot[0], 0.0)
+    tailor.limb(ankle, _between(heel, toe, 0.25), upper, frame, cloth, 0.76, 0.002)
 
 
 def _skirt(tailor: Tailor) -> None:
