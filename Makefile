@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export PYTHONWARNINGS ?= default
+SCENES := --images demo/scenes/images --data demo/scenes/person_keypoints.json
+# Measurements on real photographs: `make bench-nms WEIGHTS=best.pt IMAGES=photographs/`
+WEIGHTS ?= demo
+IMAGES ?= demo/scenes/images
 
-.PHONY: help demo test test-slow lint fix bench-demo bench-overhead bench-nms clean
+.PHONY: help demo test test-slow lint fix bench-nms bench-overhead bench-install clean
 
 help:
-	@echo "make demo       environment, export, benchmark against PyTorch, annotated pictures in demo/"
-	@echo "make test       environment and the tests; make test-slow: the longer proofs"
-	@echo "make lint       ruff and mypy; make fix: what ruff can mend"
-	@echo "make bench-overhead | bench-nms   the measurements of docs/log.md"
+	@echo "make demo        environment, export, benchmark against PyTorch, annotated pictures in demo/"
+	@echo "make test        environment and the tests; make test-slow: the longer proofs"
+	@echo "make lint        ruff and mypy; make fix: what ruff can mend"
+	@echo "make bench-nms | bench-overhead | bench-install    the measurements of docs/log.md"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), f"Python 3.10 or newer is needed, this is {sys.version}"'
@@ -19,8 +22,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# The whole path on the embedded network and scenes; every line is a command that a user can type.
 demo: $(READY)
-	$(BIN)/python -m yolopose.benchmarks.demo --output demo
+	$(BIN)/python -m yolopose.data.synthetic --count 24 --output demo/scenes
+	$(BIN)/yolopose-export --weights demo --output demo $(SCENES)
+	$(BIN)/yolopose-export --weights demo --output demo --fp16 $(SCENES)
+	$(BIN)/yolopose-bench demo/demo.onnx demo/demo-fp16.onnx --reference demo --output demo/benchmark $(SCENES)
+	$(BIN)/yolopose-run demo/demo.onnx --source demo/scenes/images --output demo/people
+	@echo "Pictures: demo/people. The demo network has learnt nothing yet: time and parity are real, its people are not."
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
@@ -36,6 +45,19 @@ lint: $(READY)
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-nms: $(READY)
+	$(BIN)/python -m yolopose.benchmarks.nms --weights $(WEIGHTS) --images $(IMAGES)
+
+# Runtime over bare session, and normalisation, decode and NMS over the bare network, at 640: one thread, then two.
+bench-overhead: $(READY)
+	$(BIN)/yolopose-export --weights $(WEIGHTS) --output demo/overhead.onnx --imgsz 640
+	$(BIN)/yolopose-bench demo/overhead.onnx --reference $(WEIGHTS) --imgsz 640 --threads 1
+	$(BIN)/yolopose-bench demo/overhead.onnx --reference $(WEIGHTS) --imgsz 640 --threads 2
+
+# Size, import time and contents of `pip install .[cpu]` in clean environments of every Python found.
+bench-install:
+	$(PYTHON) benchmarks/install.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -31,7 +31,7 @@ def bare_run(estimate: PoseEstimator, opening: Opening) -> tuple[BareRun | None,
 
     if not isinstance(estimate.backend, OnnxRuntimeBackend):
         return None, f"no bare baseline: it is not measured for the backend {estimate.backend.name!r}"
-    session = estimate.backend._session  # the very one: a second session would not be the same, see above
+    session = estimate.backend.session  # the very one: a second session would not be the same, see above
     thresholds = _thresholds(opening, estimate.batch_rows(1))
     return (lambda batch: session.run(None, {"images": batch, **thresholds})), None
 

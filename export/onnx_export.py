@@ -98,7 +98,7 @@ def _name_dimensions(model: onnx.ModelProto, names: dict[str, dict[int, str]]) -
 
 
 def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) -> onnx.ModelProto:
-    """The deployed network as one ONNX graph, inputs and outputs as the contract wants them, the contract not yet inside."""
+    """The deployed network as one ONNX graph; inputs and outputs as the contract has them, but without it."""
     shape = shape or ShapeConfig()
     multiple = net.input.multiple
     height, width = shape.shape_hw or (net.input.size, net.input.size)

@@ -49,11 +49,11 @@ class OnnxRuntimeBackend:
         options.add_free_dimension_override_by_name("width", shape_hw[1])
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._session: Any = _open_session(runtime, Path(path), options, kind, index)
-        _check_signature(path, contract, self._session)
+        self.session: Any = _open_session(runtime, Path(path), options, kind, index)
+        _check_signature(path, contract, self.session)
 
     def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
-        session = self._session
+        session = self.session
         if session is None:
             raise ValueError("the ONNX Runtime session is closed; open the artifact again")
         feed = {"images": images, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
@@ -63,7 +63,7 @@ class OnnxRuntimeBackend:
             raise BackendError(f"ONNX Runtime failed on images of {images.shape} {images.dtype}: {error}") from error
 
     def close(self) -> None:
-        self._session = None
+        self.session = None
 
 
 def _import_onnxruntime() -> ModuleType:

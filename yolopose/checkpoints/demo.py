@@ -1,4 +1,4 @@
-"""The demo network, until trained weights ship: YOLOX-Pose-nano of a fixed seed, made to give the whole path work to do.
+"""The demo network, until trained weights ship: YOLOX-Pose-nano of a fixed seed, made so that people come out.
 
 It has learnt nothing. Batch norm statistics come from synthetic scenes, and objectness is shifted and stretched until a
 few anchors a picture pass the usual threshold: boxes, NMS, keypoints, parity and time are real; where the people are is
@@ -24,7 +24,9 @@ from ..model.sizes import build
 SEED = 20220415
 SIZE = 416
 SCENES = 8
-SPREAD = 1.5  # standard deviation that the objectness logits are stretched to
+SPREAD = 0.5  # standard deviation that the objectness logits are stretched to
+CALM = 0.2  # random boxes, keypoints and their scores are scaled by this, to lie about their anchors
+LOG_SIZE = 2.0  # boxes of about e^2 strides: 59, 118 or 236 px
 CLASS_LOGIT = 4.0  # a class score of 0.98
 PEOPLE = 6  # anchors an image that pass score 0.25, about
 
@@ -42,6 +44,7 @@ def demo_net() -> PoseNet:
         net(images)
         net.eval()
         _spread_objectness(net, images)
+        _calm(net)
     net.source_format = "demo"
     net.weights_sha256 = _sha256(net)
     return net
@@ -77,6 +80,17 @@ def _spread_objectness(net: PoseNet, images: torch.Tensor) -> None:
     for prediction in _convolutions(head.objectness_predictions):
         prediction.weight.mul_(factor)
         _bias(prediction).sub_(mean).mul_(factor).add_(wanted - border)
+
+
+def _calm(net: PoseNet) -> None:
+    """Sizes are exponentials of random numbers otherwise, and rounding errors grow with them."""
+    head = net.head
+    assert isinstance(head, AnchorFreeHead)
+    for predictions in (head.box_predictions, head.keypoint_predictions, head.visibility_predictions):
+        for prediction in _convolutions(predictions):
+            prediction.weight.mul_(CALM)
+    for prediction in _convolutions(head.box_predictions):
+        _bias(prediction)[2:] = LOG_SIZE
 
 
 def _convolutions(modules: nn.ModuleList) -> list[nn.Conv2d]:

@@ -54,7 +54,7 @@ def test_frame_is_pinned(artifact: Path) -> None:
 def test_threads_reach_the_session(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = open_backend(artifact, read_contract(artifact), threads=2)
     assert isinstance(backend, OnnxRuntimeBackend)
-    assert backend._session.get_session_options().intra_op_num_threads == 2
+    assert backend.session.get_session_options().intra_op_num_threads == 2
 
 
 @pytest.mark.parametrize(
