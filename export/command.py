@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.contract import NmsInfo
 from yolopose.runtime.errors import BackendUnavailable
+from yolopose.runtime.skeleton import skeleton_from_json
 
 if TYPE_CHECKING:
     from .pipeline import ExportConfig, Exported
@@ -24,6 +25,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--weights", required=True, metavar="FILE|demo", help="a checkpoint (docs/weights.md), or the demo network")
+    add(
+        "--skeleton",
+        type=Path,
+        metavar="JSON",
+        help="names, pairs, limbs, sigmas of the keypoints, if the file has none",
+    )
     add("--output", type=Path, metavar="PATH", help="file ending in .onnx, or folder; default: beside the weights")
     add("--format", choices=("onnx", "engine"), default="onnx", help="engine (TensorRT) is not there yet")
     add("--fp16", action="store_true", help="float16 up to the prediction convolutions, float32 from there on")
@@ -69,6 +76,7 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         batch = int(arguments.batch)
     return ExportConfig(
         weights=arguments.weights,
+        skeleton=None if arguments.skeleton is None else skeleton_from_json(arguments.skeleton),
         output=arguments.output,
         fp16=arguments.fp16,
         size=size,

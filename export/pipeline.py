@@ -14,6 +14,7 @@ from yolopose.runtime.contract import Contract, InputInfo, ModelInfo, NmsInfo, P
 from yolopose.runtime.errors import GateRefused
 from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write, output_folder
+from yolopose.runtime.skeleton import Skeleton
 
 from .onnx_export import MAX_SIZE, ShapeConfig, onnx_from_net
 from .passes import embed_contract, graph_sha256, simplify
@@ -29,6 +30,7 @@ class ExportConfig:
     """What to make of ``weights``. ``size``: best square size of a dynamic file in pixels, None: the network's own."""
 
     weights: str
+    skeleton: Skeleton | None = None
     output: Path | None = None
     fp16: bool = False
     size: int | None = None
@@ -67,9 +69,9 @@ def output_path(config: ExportConfig) -> Path:
 def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: Progress) -> Exported:
     """Run all steps. Raises GateRefused when the result is not the network's (kept as ``.rejected``)."""
     target = output_path(config)
-    net = yolopose.load(config.weights)
+    net = yolopose.load(config.weights, skeleton=config.skeleton)
     given = _input(net, config)
-    images = verification_images(config.data, config.images, net, config.limit)
+    images = verification_images(config.data, config.images, net.skeleton, config.limit)
     output_folder(target.parent)
     say(f"{config.weights}: {net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints")
     nms = replace(config.nms, class_aware=len(net.classes) > 1)

@@ -18,6 +18,7 @@ from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.images import list_images, read_image
 from yolopose.runtime.machine import installed_versions, machine_now
 from yolopose.runtime.result import PoseResult
+from yolopose.runtime.skeleton import Skeleton
 
 from .parity import ParityReport, compare_people
 
@@ -45,7 +46,7 @@ class VerificationImages:
     image_ids: tuple[int, ...] = ()
 
 
-def verification_images(data: Path | None, images: Path | None, net: PoseNet, limit: int) -> VerificationImages:
+def verification_images(data: Path | None, images: Path | None, skeleton: Skeleton, limit: int) -> VerificationImages:
     """Labelled images (``data``, ``images``), photographs alone (``images``), or synthetic scenes; ``limit`` 0: all.
 
     A limit takes images evenly spread over the set, so that a sorted folder is not judged by its beginning.
@@ -53,7 +54,7 @@ def verification_images(data: Path | None, images: Path | None, net: PoseNet, li
     if data is not None:
         if images is None:
             raise ValueError("--data names labels: --images must name the folder of the images")
-        labels = read_coco(data, images, net.skeleton)
+        labels = read_coco(data, images, skeleton)
         every = list(labels.images.values())
         chosen = [every[i] for i in _spread(len(every), limit)]
         paths = [image.path for image in chosen]
@@ -97,29 +98,26 @@ def verify(
     keypoint AP (of 100) that other precisions may lose on labelled images.
     """
     with PoseEstimator(artifact) as estimate:
-        nms = estimate.contract.nms
-        reference = ReferenceEstimator(net, nms.score_threshold, nms.iou_threshold, nms.max_people, estimate.shape_hw)
-        expected = [
-            reference.one(images.read(i)) for i in progress(range(len(images.names)), len(images.names), "PyTorch")
-        ]
-        threshold = nms.score_threshold
-        if sum(len(people) for people in expected) < MIN_PEOPLE:
-            threshold = reference.threshold_for(10, [images.read(i) for i in range(min(len(images.names), 8))])
-            reference.score_threshold = threshold
-            expected = [reference.one(images.read(i)) for i in range(len(images.names))]
-    actual = list(_run(artifact, images, threshold, progress))
+        nms, shape_hw = estimate.contract.nms, estimate.shape_hw
+    reference = ReferenceEstimator(net, nms.score_threshold, nms.iou_threshold, nms.max_people, shape_hw)
+    expected = list(_run_reference(reference, images, progress))
+    lowered = sum(len(people) for people in expected) < MIN_PEOPLE
+    if lowered:  # arithmetic is compared all the same, where the network finds candidates
+        few = [images.read(i) for i in range(min(len(images.names), 8))]
+        reference.score_threshold = reference.threshold_for(10, few)
+        expected = list(_run_reference(reference, images, progress))
+    threshold = reference.score_threshold
+    actual = list(_run_artifact(artifact, images, threshold, progress))
     report = compare_people(
         expected, actual, net.skeleton, threshold, iou_threshold=nms.iou_threshold, names=images.names
     )
-    ap_reference = ap_artifact = None
+    ap = None
     if images.labels is not None:
         reference.score_threshold = AP_SCORE
-        weak = [
-            reference.one(images.read(i)) for i in progress(range(len(images.names)), len(images.names), "AP, PyTorch")
-        ]
-        ap_reference = _ap(weak, images, net)
-        ap_artifact = _ap(list(_run(artifact, images, AP_SCORE, progress)), images, net)
-    verdict, reason = _judge(report, exact, threshold < nms.score_threshold, ap_reference, ap_artifact, max_ap_drop)
+        before = _ap(_run_reference(reference, images, progress), images, net.skeleton)
+        after = _ap(_run_artifact(artifact, images, AP_SCORE, progress), images, net.skeleton)
+        ap = None if before is None or after is None else (before, after)
+    verdict, reason = judge(report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop)
     info = ParityInfo(
         verdict=verdict,
         images=report.images,
@@ -128,8 +126,8 @@ def verify(
         mean_px=_rounded(report.mean_px),
         max_score_deviation=_rounded(report.max_score_deviation),
         mean_oks=_rounded(report.mean_oks),
-        ap_reference=_rounded(ap_reference),
-        ap_artifact=_rounded(ap_artifact),
+        ap_reference=_rounded(ap[0]) if ap else None,
+        ap_artifact=_rounded(ap[1]) if ap else None,
         worst_image=report.worst_image,
         versions=installed_versions(),
         isa=" ".join(machine_now().isa),
@@ -142,37 +140,43 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
-def _run(artifact: Path, images: VerificationImages, threshold: float, progress: Progress) -> Iterator[PoseResult]:
+def _run_reference(
+    reference: ReferenceEstimator, images: VerificationImages, progress: Progress
+) -> Iterator[PoseResult]:
+    count = len(images.names)
+    for i in progress(range(count), count, f"PyTorch at score {reference.score_threshold:.3g}"):
+        yield reference.one(images.read(i))
+
+
+def _run_artifact(
+    artifact: Path, images: VerificationImages, threshold: float, progress: Progress
+) -> Iterator[PoseResult]:
     count = len(images.names)
     with PoseEstimator(artifact, score_threshold=threshold) as estimate:
-        for start in progress(range(0, count, CHUNK), -(-count // CHUNK), "artifact"):
+        for start in progress(range(0, count, CHUNK), -(-count // CHUNK), f"artifact at score {threshold:.3g}"):
             yield from estimate([images.read(i) for i in range(start, min(start + CHUNK, count))])
 
 
-def _ap(people: Sequence[PoseResult], images: VerificationImages, net: PoseNet) -> float | None:
+def _ap(people: Iterable[PoseResult], images: VerificationImages, skeleton: Skeleton) -> float | None:
     assert images.labels is not None
     by_id = dict(zip(images.image_ids, people, strict=True))
-    return evaluate(by_id, images.labels, net.skeleton, image_ids=images.image_ids).ap
+    return evaluate(by_id, images.labels, skeleton, image_ids=images.image_ids).ap
 
 
-def _judge(
-    report: ParityReport,
-    exact: bool,
-    lowered: bool,
-    ap_reference: float | None,
-    ap_artifact: float | None,
-    max_ap_drop: float,
+def judge(
+    report: ParityReport, *, exact: bool, lowered: bool, ap: tuple[float, float] | None, max_ap_drop: float
 ) -> tuple[str, str]:
-    """Verdict and the sentence that explains it."""
+    """Verdict and the sentence that explains it.
+
+    lowered: compared at a score threshold below the default; ap: keypoint AP of reference and artifact, where labelled.
+    """
     lost = report.missing + report.extra
-    if exact and report.matched:
-        assert report.max_px is not None
-        assert report.max_score_deviation is not None
-        if lost or report.max_px > FLOAT32_PX or report.max_score_deviation > FLOAT32_SCORE:
+    if exact:
+        px, score = report.max_px or 0.0, report.max_score_deviation or 0.0
+        if lost or px > FLOAT32_PX or score > FLOAT32_SCORE:
             return "failed", (
                 f"float32 must give the reference's people up to rounding: {lost} people differ, "
-                f"{report.max_px:.3g} px (at most {FLOAT32_PX}), "
-                f"score {report.max_score_deviation:.2g} (at most {FLOAT32_SCORE})"
+                f"{px:.3g} px (at most {FLOAT32_PX}), score {score:.2g} (at most {FLOAT32_SCORE})"
             )
     if lowered or report.matched < MIN_PEOPLE:
         return "unverified", (
@@ -181,17 +185,15 @@ def _judge(
         )
     if exact:
         return "passed", f"the same {report.matched} people as PyTorch up to rounding"
-    if ap_reference is not None and ap_artifact is not None:
-        if ap_reference < MIN_AP:
-            return "unverified", (
-                f"the network's own keypoint AP on these labels is {100 * ap_reference:.2f}: there is nothing to lose"
+    if ap is not None:
+        before, after = 100 * ap[0], 100 * ap[1]
+        if ap[0] < MIN_AP:
+            return (
+                "unverified",
+                f"the network's own keypoint AP on these labels is {before:.2f}: there is nothing to lose",
             )
-        drop = 100 * (ap_reference - ap_artifact)
-        verdict = "passed" if drop <= max_ap_drop else "failed"
-        return (
-            verdict,
-            f"keypoint AP {100 * ap_reference:.2f} -> {100 * ap_artifact:.2f}, {max_ap_drop:g} points may be lost",
-        )
+        verdict = "passed" if before - after <= max_ap_drop else "failed"
+        return verdict, f"keypoint AP {before:.2f} -> {after:.2f}, {max_ap_drop:g} points may be lost"
     share = lost / max(report.people, 1)
     assert report.mean_oks is not None
     verdict = "passed" if report.mean_oks >= MIN_OKS and share <= MAX_LOST else "failed"

@@ -1,4 +1,4 @@
-"""Each checkpoint of the reference code bases: exported as it is and run by ONNX Runtime, it gives the golden tensors."""
+"""Each checkpoint of the reference code bases, exported as it is and run by ONNX Runtime, gives the golden tensors."""
 
 from __future__ import annotations
 

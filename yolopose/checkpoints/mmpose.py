@@ -14,6 +14,7 @@ from ..model.pose_net import PoseNet
 from ..model.sizes import NetConfig
 from . import transfer
 from .archive import Document
+from .mmpose_meta import skeleton_in
 
 FORMAT = "mmpose"
 MARK = "head.head_module.out_kpt_vis.0.weight"
@@ -77,7 +78,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         ),
         width=transfer.shape_of(tensors, "backbone.stem.conv.conv.weight", document, FORMAT)[0] / 64,
         input=_input_spec(config_text),
-        skeleton=transfer.skeleton_for(transfer.shape_of(tensors, MARK, document, FORMAT)[0], skeleton, document),
+        skeleton=_skeleton(transfer.shape_of(tensors, MARK, document, FORMAT)[0], skeleton, document),
         classes=transfer.class_names(num_classes),
         activation=activation,
         spp_activation=activation,
@@ -86,6 +87,14 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     net = transfer.filled_net(transfer.named(config), transfer.rename_all(tensors, RULES, document), document)
     net.source_format = FORMAT
     return net
+
+
+def _skeleton(num_keypoints: int, given: Skeleton | None, document: Document) -> Skeleton:
+    """The caller's, else the file's own where it fits the network, else by the number of keypoints."""
+    described = skeleton_in(document.content.get("meta"))
+    if given is None and described is not None and described.num_keypoints == num_keypoints:
+        return described
+    return transfer.skeleton_for(num_keypoints, given, document)
 
 
 def _config_text(meta: Any) -> str:

@@ -1,0 +1,73 @@
+"""Verdicts, and which images they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import yolopose
+from yolopose.export.parity import ParityReport
+from yolopose.export.verify import judge, verification_images
+from yolopose.runtime.errors import DataError, SourceError
+
+GOOD = ParityReport(
+    images=10, people=50, matched=50, missing=0, extra=0, borderline=1,
+    max_px=0.01, mean_px=0.001, max_score_deviation=1e-5, mean_oks=0.9999, worst_image="a.jpg",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "exact", "lowered", "ap", "verdict"),
+    [
+        ({}, True, False, None, "passed"),
+        ({"max_px": 0.06}, True, False, None, "failed"),
+        ({"max_score_deviation": 2e-4}, True, False, None, "failed"),
+        ({"missing": 1}, True, False, None, "failed"),
+        ({"extra": 1}, True, False, None, "failed"),
+        ({"borderline": 9}, True, False, None, "passed"),
+        ({"matched": 19, "people": 19}, True, False, None, "unverified"),
+        ({"matched": 19, "people": 19, "max_px": 1.0}, True, False, None, "failed"),  # few, and wrong
+        ({}, True, True, None, "unverified"),  # at a lower threshold: arithmetic, not people
+        ({"matched": 0, "max_px": None, "max_score_deviation": None, "mean_oks": None}, True, True, None, "unverified"),
+        ({"missing": 50, "matched": 0, "max_px": None}, True, False, None, "failed"),  # everybody is lost
+        ({"max_px": 3.0}, False, False, None, "passed"),
+        ({"mean_oks": 0.98}, False, False, None, "failed"),
+        ({"missing": 1, "extra": 1}, False, False, None, "failed"),
+        ({"missing": 1}, False, False, None, "passed"),
+        ({"mean_oks": 0.5, "max_px": 9.0}, False, False, (0.50, 0.496), "passed"),
+        ({}, False, False, (0.50, 0.494), "failed"),
+        ({}, False, False, (0.50, 0.51), "passed"),
+        ({}, False, False, (0.001, 0.0), "unverified"),
+    ],
+)  # fmt: skip
+def test_verdict(
+    changes: dict[str, float | None], exact: bool, lowered: bool, ap: tuple[float, float] | None, verdict: str
+) -> None:
+    report = replace(GOOD, **changes)  # type: ignore[arg-type]
+    assert judge(report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=0.5)[0] == verdict
+
+
+def test_images_of_a_folder_are_taken_evenly(tmp_path: Path) -> None:
+    for i in range(10):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((4, 4, 3), i, np.uint8))
+    net = yolopose.build("yolox-pose-nano")
+    images = verification_images(None, tmp_path, net.skeleton, 4)
+    assert images.names == ("0.png", "3.png", "6.png", "9.png")
+    assert images.read(1)[0, 0, 0] == 3
+    assert len(verification_images(None, tmp_path, net.skeleton, 0).names) == 10
+    assert verification_images(None, None, net.skeleton, 3).source == "synthetic scenes"
+
+
+def test_bad_images_and_labels(tmp_path: Path) -> None:
+    skeleton = yolopose.build("yolox-pose-nano").skeleton
+    with pytest.raises(SourceError, match="no images"):
+        verification_images(None, tmp_path, skeleton, 4)
+    with pytest.raises(ValueError, match="--images"):
+        verification_images(tmp_path / "labels.json", None, skeleton, 4)
+    (tmp_path / "labels.json").write_text("{")
+    with pytest.raises(DataError, match=r"labels\.json"):
+        verification_images(tmp_path / "labels.json", tmp_path, skeleton, 4)
