@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         "--skeleton",
         type=Path,
         metavar="JSON",
-        help="names, pairs, limbs, sigmas of the keypoints, if the file has none",
+        help="what the keypoints mean, where the file does not say",
     )
     add("--output", type=Path, metavar="PATH", help="file ending in .onnx, or folder; default: beside the weights")
     add("--format", choices=("onnx", "engine"), default="onnx", help="engine (TensorRT) is not there yet")

@@ -26,6 +26,8 @@ def skeleton_in(meta: Any) -> Skeleton | None:
                 return built_in
         sigmas = described["sigmas"]
         values = sigmas.value() if isinstance(sigmas, InertArray) else sigmas
+        if values is None:
+            return None
         flip = [int(index) for index in described["flip_indices"]]
         return Skeleton(
             name=str(described.get("dataset_name") or f"mmpose-{len(names)}"),
