@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoints import load, save
+    from .model.net_config import NetConfig
     from .model.pose_net import PoseNet, Predictions
-    from .model.sizes import SIZES, NetConfig, build
+    from .model.sizes import SIZES, build
 
 __version__ = "0.1.0"
 
@@ -21,7 +22,7 @@ _HOMES = {
     "save": ".checkpoints",
     "PoseNet": ".model.pose_net",
     "Predictions": ".model.pose_net",
-    "NetConfig": ".model.sizes",
+    "NetConfig": ".model.net_config",
     "SIZES": ".model.sizes",
     "build": ".model.sizes",
 }

@@ -17,8 +17,8 @@ from tests.test_structure import ROOT
 from yolopose.deploy.deployed import INPUT_NAMES, OUTPUT_NAMES, DeployedNet
 from yolopose.deploy.reference import greedy_nms
 from yolopose.export.onnx_export import ShapeConfig, bare_onnx_from_net, onnx_from_net
+from yolopose.model.net_config import NetConfig
 from yolopose.model.pose_net import PoseNet
-from yolopose.model.sizes import NetConfig
 from yolopose.runtime.contract import NmsInfo
 from yolopose.runtime.skeleton import Skeleton
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from yolopose.checkpoints.transfer import generic_skeleton
 from yolopose.model.complexity import gmacs, num_parameters
+from yolopose.model.net_config import NetConfig
 from yolopose.model.pose_net import PoseNet
-from yolopose.model.sizes import SIZES, NetConfig, build
+from yolopose.model.sizes import SIZES, build
 from yolopose.runtime.skeleton import LSP_14
 
 

@@ -10,8 +10,8 @@ from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import Skeleton
 
 from ..model.input_spec import BGR_BYTES, InputSpec
+from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
-from ..model.sizes import NetConfig
 from . import transfer
 from .archive import Document
 from .mmpose_meta import skeleton_in

@@ -23,8 +23,9 @@ from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.output import atomic_write
 from yolopose.runtime.skeleton import Skeleton
 
+from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
-from ..model.sizes import NetConfig, build
+from ..model.sizes import build
 from . import transfer
 from .archive import Document
 

@@ -11,7 +11,7 @@ import torch
 from yolopose.runtime.errors import CheckpointError
 
 from ..model.blocks import BN_EPS
-from ..model.sizes import MAX_MULTIPLIER, Anchors
+from ..model.net_config import MAX_MULTIPLIER, Anchors
 from .allowed import InertTensor, StandIn, stand_in_name
 from .archive import MAX_DEPTH, Document
 

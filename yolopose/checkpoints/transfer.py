@@ -12,8 +12,9 @@ from torch import Tensor
 from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 
+from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
-from ..model.sizes import SIZES, NetConfig, build
+from ..model.sizes import SIZES, build
 from .allowed import InertTensor
 from .archive import Document
 

@@ -12,8 +12,8 @@ from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import Skeleton
 
 from ..model.input_spec import RGB_UNIT
+from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
-from ..model.sizes import NetConfig
 from . import pickled, transfer
 from .archive import Document, named_tensors
 from .edgeai_yolov5 import KEYPOINT_RULES

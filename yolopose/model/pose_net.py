@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,7 @@ from yolopose.runtime.skeleton import Skeleton
 from .heads.anchor import AnchorHead
 from .heads.anchor_free import AnchorFreeHead
 from .input_spec import InputSpec
-
-if TYPE_CHECKING:
-    from .sizes import NetConfig
+from .net_config import NetConfig
 
 
 class Predictions(NamedTuple):

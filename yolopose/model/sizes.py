@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from yolopose.runtime.skeleton import COCO_17, Skeleton
+from yolopose.runtime.skeleton import Skeleton
 
-from .blocks import ACTIVATIONS
 from .csp_darknet import CSPDarknet, CSPDarknetP6
 from .heads.anchor import AnchorHead
 from .heads.anchor_free import AnchorFreeHead
-from .input_spec import BGR_BYTES, RGB_UNIT, InputSpec
+from .input_spec import BGR_BYTES, RGB_UNIT
+from .net_config import Anchors, NetConfig
 from .pan import PAN, PANP6
 from .pose_net import PoseNet
 from .yolov7_w6 import YOLOv7W6Backbone, YOLOv7W6Neck
 
-FAMILIES = ("yolox-pose", "yolov5-pose", "yolov7-pose")
-MAX_MULTIPLIER = 8.0  # of depth and width; the largest published networks have less than 2
-HEADS = ("mmpose", "edgeai", "anchor")
 P5_STRIDES = (8, 16, 32)
 P6_STRIDES = (8, 16, 32, 64)
 P6_WIDTHS = (64, 128, 256, 512, 768, 1024)
-
-Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 # Width and height in pixels, three per level: those of every published YOLOv5-P6 and YOLOv7-W6 pose network.
 COCO_P6_ANCHORS: Anchors = (
@@ -34,63 +27,6 @@ COCO_P6_ANCHORS: Anchors = (
     ((140, 301), (303, 264), (238, 542)),
     ((436, 615), (739, 380), (925, 792)),
 )
-
-
-@dataclass(frozen=True)
-class NetConfig:
-    """Everything that decides the layers of a network and the meaning of its channels."""
-
-    name: str
-    family: str  # one of FAMILIES
-    depth: float  # multiplies the number of bottlenecks of a stage
-    width: float  # multiplies the channels
-    input: InputSpec
-    skeleton: Skeleton = COCO_17
-    classes: tuple[str, ...] = ("person",)
-    activation: str = "silu"  # "silu" | "relu"
-    spp_activation: str = "silu"  # of the two convolutions around the pyramid pooling
-    stem: str = "focus"  # "focus" | "conv-focus"
-    focus_order: str = "columns"  # "columns" | "rows", see blocks.Focus
-    head: str = "mmpose"  # "mmpose" | "edgeai" (anchor-free) | "anchor"
-    keypoint_branch: str = "depthwise"  # "depthwise" | "plain"; anchor head only
-    legacy_layout: bool = False  # channels as in edgeai-yolov5 and yolov7; anchor head only
-    anchors: Anchors = ()  # anchor head only
-
-    def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family must be one of {FAMILIES}, got {self.family!r}")
-        if self.head not in HEADS or (self.head == "anchor") == (self.family == "yolox-pose"):
-            raise ValueError(f"a {self.family} network cannot have the head {self.head!r}")
-        if not (0 < self.depth <= MAX_MULTIPLIER and 0 < self.width <= MAX_MULTIPLIER):
-            raise ValueError(f"depth and width must lie in 0..{MAX_MULTIPLIER}, got {self.depth} and {self.width}")
-        if self.activation not in ACTIVATIONS or self.spp_activation not in ACTIVATIONS:
-            raise ValueError(f"activations must be {ACTIVATIONS}, got {self.activation!r}, {self.spp_activation!r}")
-        if not self.classes:
-            raise ValueError("a network needs at least one class")
-
-    @property
-    def repeats(self) -> tuple[int, int]:
-        """Bottlenecks of the short and of the long stages."""
-        return max(round(3 * self.depth), 1), max(round(9 * self.depth), 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types only; ``from_dict`` gives an equal config back."""
-        document = dict(vars(self))
-        document["input"] = self.input.to_dict()
-        document["skeleton"] = self.skeleton.to_dict()
-        document["classes"] = list(self.classes)
-        document["anchors"] = [[list(shape) for shape in level] for level in self.anchors]
-        return document
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> NetConfig:
-        """Inverse of ``to_dict``. Raises ValueError, TypeError or KeyError for a document of another make."""
-        fields = dict(document)
-        fields["input"] = InputSpec.from_dict(fields["input"])
-        fields["skeleton"] = Skeleton.from_dict(fields["skeleton"])
-        fields["classes"] = tuple(str(name) for name in fields["classes"])
-        fields["anchors"] = tuple(tuple((float(w), float(h)) for w, h in level) for level in fields["anchors"])
-        return cls(**fields)
 
 
 def _yolox(name: str, depth: float, width: float, size: int = 640) -> NetConfig:
