@@ -22,7 +22,8 @@ class ParityReport:
     """Sums over all images. Deviations are over matched people, in pixels of the original images; ``None`` without any.
 
     missing: people of the reference alone; extra: people of the artifact alone; borderline: those of either kind whose
-    score or overlap is within 1e-4 of its threshold (they are in neither of the two other counts).
+    score or overlap is within 1e-4 of its threshold (they are in neither of the two other counts). A person with a
+    value that is not finite is missing and extra at once.
     """
 
     images: int
@@ -55,7 +56,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _match(reference: PoseResult, artifact: PoseResult) -> tuple[list[tuple[int, int]], list[int], list[int]]:
     """Pairs by falling IoU (same label, at least ``MATCH_IOU``), then the people of either side that stay alone."""
-    iou = _iou(reference.boxes, artifact.boxes)
+    iou = np.nan_to_num(_iou(reference.boxes, artifact.boxes))  # a NaN box overlaps nothing
     iou[reference.labels[:, None] != artifact.labels[None]] = 0
     pairs = []
     free_reference, free_artifact = set(range(len(reference))), set(range(len(artifact)))
@@ -106,6 +107,10 @@ def compare_people(
         pairs, lost, found = _match(expected, actual)
         near_lost = _count_borderline(expected[lost], actual, score_threshold, iou_threshold)
         near_found = _count_borderline(actual[found], expected, score_threshold, iou_threshold)
+        broken = [(i, j) for i, j in pairs if not _finite(actual, j)]
+        pairs = [pair for pair in pairs if pair not in broken]
+        missing += len(broken)
+        extra += len(broken)
         missing += len(lost) - near_lost
         extra += len(found) - near_found
         borderline += near_lost + near_found
@@ -137,6 +142,10 @@ def compare_people(
         mean_oks=float(np.mean(oks)) if oks else None,
         worst_image=worst[1],
     )
+
+
+def _finite(people: PoseResult, i: int) -> bool:
+    return bool(np.isfinite(people.keypoints[i]).all() and np.isfinite(people.keypoint_scores[i]).all())
 
 
 def _oks(expected: PoseResult, i: int, actual: PoseResult, j: int, sigmas: np.ndarray) -> float:

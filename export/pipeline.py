@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,7 +71,7 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
     """Run all steps. Raises GateRefused when the result is not the network's (kept as ``.rejected``)."""
     target = output_path(config)
     net = yolopose.load(config.weights, skeleton=config.skeleton)
-    given = _input(net, config)
+    given = input_info(net, config)
     images = verification_images(config.data, config.images, net.skeleton, config.limit)
     output_folder(target.parent)
     say(f"{config.weights}: {net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints")
@@ -80,7 +81,7 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
         say(step)
     contract = _contract(net, model, config, given, nms)
     # Under its own name only after it has been run and compared; the runtime reads .onnx, so the draft ends so.
-    draft = target.with_name(f".{target.stem}.draft.onnx")
+    draft = target.with_name(f".{target.stem[:200]}.{secrets.token_hex(4)}.draft.onnx")
     try:
         atomic_write(draft, embed_contract(model, contract))
         result = verify(draft, net, images, exact=not config.fp16, max_ap_drop=config.max_ap_drop, progress=progress)
@@ -107,7 +108,7 @@ def _build(net: PoseNet, config: ExportConfig, nms: NmsInfo) -> tuple[onnx.Model
     return model, steps
 
 
-def _input(net: PoseNet, config: ExportConfig) -> InputInfo:
+def input_info(net: PoseNet, config: ExportConfig) -> InputInfo:
     """Legal sizes of the artifact. Raises ValueError for those that the network cannot take."""
     multiple, shape_hw, batch = net.input.multiple, config.shape.shape_hw, config.shape.batch
     for size in shape_hw or (net.input.size if config.size is None else config.size,):

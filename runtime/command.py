@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,9 +48,10 @@ def build_parser() -> ArgumentParser:
 def run_command(arguments: argparse.Namespace, console: Console) -> int:
     """Run over the source; exit code 1 when an image could not be read, after all the others are done."""
     from .estimator import PoseEstimator
+    from .images import readable
 
     paths = _source_paths(arguments.source)
-    folder = _checked_output(arguments.output, paths)
+    folder = _checked_output(arguments.output, arguments.source, paths)
     if not 0 <= arguments.keypoint_score <= 1:
         raise ValueError(f"--keypoint-score must lie in 0..1, got {arguments.keypoint_score}")
     with PoseEstimator(
@@ -68,10 +70,11 @@ def run_command(arguments: argparse.Namespace, console: Console) -> int:
             try:
                 images.append(_image_entry(estimate, path, folder, arguments.keypoint_score))
             except SourceError as error:
-                console.say(f"{PROG}: {error}")
-                failed.append({"file": path.name, "error": str(error)})
+                reason = readable(str(error))
+                console.say(f"{PROG}: {reason}")
+                failed.append({"file": readable(path.name), "error": reason})
         document = {
-            "artifact": Path(arguments.artifact).name,
+            "artifact": readable(Path(arguments.artifact).name),
             "backend": {"name": estimate.backend.name, "version": estimate.backend.version},
             "device": estimate.backend.device,
             "shape_hw": list(estimate.shape_hw),
@@ -89,23 +92,29 @@ def run_command(arguments: argparse.Namespace, console: Console) -> int:
 
 def _image_entry(estimate: Any, path: Path, folder: Path | None, keypoint_threshold: float) -> dict[str, Any]:
     """People of one image file, drawn into `folder`. Raises SourceError, OutputError, BackendError."""
-    from .images import IMAGE_SUFFIXES, read_image
+    from .images import read_image, readable
 
     image = read_image(path)
     start = time.perf_counter()
     people: PoseResult = estimate(image)
     latency_ms = (time.perf_counter() - start) * 1e3
     if folder is not None:
-        name = path.name if path.suffix.lower() in IMAGE_SUFFIXES else path.name + ".jpg"
-        _write_picture(folder / name, image, people, estimate, keypoint_threshold)
+        _write_picture(_target(folder, path), image, people, estimate, keypoint_threshold)
     return {
-        "file": path.name,
+        "file": readable(path.name),
         "height": image.shape[0],
         "width": image.shape[1],
         "latency_ms": round(latency_ms, 3),
         **people.to_dict(),
         "notes": flag_names(people.flags),
     }
+
+
+def _target(folder: Path, path: Path) -> Path:
+    """Where the annotated picture of `path` goes."""
+    from .images import IMAGE_SUFFIXES
+
+    return folder / (path.name if path.suffix.lower() in IMAGE_SUFFIXES else path.name + ".jpg")
 
 
 def _write_picture(target: Path, image: Any, people: PoseResult, estimate: Any, keypoint_threshold: float) -> None:
@@ -124,28 +133,40 @@ def _source_paths(source: str) -> list[Path]:
     """The image files of --source. Raises ValueError for what arrives later, SourceError for what cannot be read."""
     if not source:
         raise ValueError("--source is empty; give an image or a folder of images")
+    from .images import list_images
+
     path = Path(source)
-    if source.isdigit() or "://" in source or path.suffix.lower() in _VIDEO_SUFFIXES:
+    if path.is_dir():
+        return list_images(path)
+    there = path.exists()  # a picture may be called 2024
+    if path.suffix.lower() in _VIDEO_SUFFIXES or (not there and (source.isdigit() or "://" in source)):
         raise ValueError(
             f"--source {source}: video files, cameras and network streams arrive with a later release; "
             "give an image or a folder of images"
         )
-    from .images import list_images
-
-    if path.is_dir():
-        return list_images(path)
-    if not path.exists():
+    if not there:
         raise SourceError(f"--source {source}: no such file or folder")
     return [path]
 
 
-def _checked_output(output: str | None, paths: list[Path]) -> Path | None:
+def _checked_output(output: str | None, source: str, paths: list[Path]) -> Path | None:
+    """The folder of --output. Raises ValueError when a file written there could be a picture of the source.
+
+    Links are followed: a folder may hold links to pictures elsewhere, and may itself be reached through one.
+    """
     if output is None:
         return None
     folder = Path(output)
-    if folder.resolve() == paths[0].resolve().parent:
+    inputs = {os.path.realpath(path) for path in paths}
+    folders = {
+        os.path.realpath(source),
+        *map(os.path.dirname, inputs),
+        *(os.path.realpath(path.parent) for path in paths),
+    }
+    targets = {os.path.realpath(_target(folder, path)) for path in paths}
+    if os.path.realpath(folder) in folders or targets & inputs:
         raise ValueError(
-            f"--output {output} is the folder of the source, whose pictures would be overwritten; give another"
+            f"--output {output} is a folder of the source, whose pictures would be overwritten; give another"
         )
     return folder
 

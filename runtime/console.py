@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar
+from contextlib import suppress
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from .errors import GateRefused, YoloposeError
 from .output import atomic_write, output_folder
@@ -74,11 +76,18 @@ class Console:
         """One line for people, on stderr."""
         if self._bar:
             self._draw("")
-        print(text, file=sys.stderr, flush=True)
+        print(_escaped(text, sys.stderr), file=sys.stderr, flush=True)
 
     def result(self, document: dict[str, Any], text: str) -> None:
-        """The outcome on stdout: `document` as JSON with --json, else `text`. Raises ValueError for NaN."""
-        print(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) if self.json else text, flush=True)
+        """The outcome on stdout: `document` as JSON with --json, else `text`. Raises ValueError for NaN, OSError.
+
+        What stdout cannot encode is escaped.
+        """
+        line = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) if self.json else text
+        shown = _escaped(line, sys.stdout)
+        if self.json and shown != line:
+            shown = json.dumps(document, indent=2)  # JSON has escapes of its own
+        print(shown, flush=True)
 
     def progress(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
         """Yields `items`; shows how many of `total` are done: a bar on a terminal, elsewhere a line each tenth."""
@@ -103,6 +112,12 @@ class Console:
         self._bar = text
 
 
+def _escaped(text: str, stream: TextIO | None) -> str:
+    """`text` with escapes for what the stream cannot encode: foreign letters, bytes of a file name."""
+    encoding = (stream and stream.encoding) or "utf-8"  # a closed stream is None, an encoding may be None
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _bar_text(label: str, done: int, total: int, seconds: float, width: int = 24) -> str:
     filled = width * done // max(total, 1)
     left = seconds / done * max(total - done, 0)
@@ -114,13 +129,19 @@ def run(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse `argv`, call main(arguments, console), return the exit code. A bug's traceback is not hidden."""
+    """Parse `argv`, call main(arguments, console), return the exit code.
+
+    A ValueError says by our rules that the caller passed something wrong, here the user on the command line: EXIT_USAGE
+    wherever it comes from. Every exception that is not listed below is a bug and keeps its traceback.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     console = Console(json="--json" in words)
     try:
-        return main(parser.parse_args(words), console) or EXIT_DONE
-    except SystemExit as exit:  # --help, --version
-        return exit.code if isinstance(exit.code, int) else EXIT_DONE
+        try:
+            return main(parser.parse_args(words), console) or EXIT_DONE
+        except SystemExit as exit:  # --help, --version
+            print(end="", flush=True)
+            return exit.code if isinstance(exit.code, int) else EXIT_DONE
     except ValueError as error:
         return _fail(console, parser.prog, error, EXIT_USAGE)
     except GateRefused as error:
@@ -132,7 +153,24 @@ def run(
 
 
 def _fail(console: Console, prog: str, error: BaseException, code: int) -> int:
-    console.say(f"{prog}: error: {error}")
-    if console.json:
-        console.result({"error": {"type": type(error).__name__, "message": str(error), "exit_code": code}}, "")
+    """Report `error`, also where stdout or stderr takes nothing any more (full disk, closed pipe)."""
+    try:
+        console.say(f"{prog}: error: {error}")
+    except OSError:
+        _discard(sys.stderr)
+    try:
+        print(end="", flush=True)  # unlike sys.stdout.flush() with a closed stdout, which is None
+        if console.json:
+            console.result({"error": {"type": type(error).__name__, "message": str(error), "exit_code": code}}, "")
+    except OSError:
+        _discard(sys.stdout)
     return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what the stream still holds to nowhere: Python's own flush at exit would fail on it once more."""
+    with suppress(OSError):  # a stream that is no file
+        descriptor = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)

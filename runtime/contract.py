@@ -13,14 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .contract_parts import InputInfo, ModelInfo, NmsInfo, ParityInfo, PrecisionInfo, Provenance, Range
+from .contract_parts import (
+    INPUT_NAMES,
+    MAX_OPSET,
+    OUTPUT_NAMES,
+    InputInfo,
+    ModelInfo,
+    NmsInfo,
+    ParityInfo,
+    PrecisionInfo,
+    Provenance,
+    Range,
+)
 from .document import Section, parse
 from .errors import ArtifactError, ContractInvalid, ContractMissing, ContractTooNew
-from .onnx_file import read_onnx
+from .onnx_file import OnnxParts, read_onnx
 from .skeleton import Skeleton
 
 __all__ = [
+    "INPUT_NAMES",
     "METADATA_KEY",
+    "OUTPUT_NAMES",
     "PLAN_SUFFIXES",
     "SCHEMA",
     "Contract",
@@ -83,7 +96,7 @@ class Contract:
                 weights_licence=provenance.optional("weights_licence", provenance.text),
             ),
             parity=_parity(root.section("parity")) if root.has("parity") else None,
-            engine=root.section("engine").values if root.has("engine") else None,
+            engine=root.optional("engine", root.kept),
         )
 
     @classmethod
@@ -120,8 +133,9 @@ class Contract:
 def read_contract(path: str | Path) -> Contract:
     """The contract inside an .onnx, or beside an .engine or .trt as `<file name>.json`.
 
-    The hash of the graph is verified. Raises ArtifactError (absent, truncated, foreign or changed file),
-    ContractMissing, ContractInvalid, ContractTooNew; ValueError for another suffix.
+    The hash of the graph is verified, and the operator set that gives its nodes their meaning.
+    Raises ArtifactError (absent, truncated, foreign or changed file), ContractMissing, ContractInvalid, ContractTooNew;
+    ValueError for another suffix.
     """
     path = Path(path)
     if path.suffix.lower() in PLAN_SUFFIXES:
@@ -139,7 +153,19 @@ def read_contract(path: str | Path) -> Contract:
             f"{path} was changed after its export: sha256 of its graph is {parts.graph_sha256[:12]}..., its contract "
             f"says {contract.provenance.graph_sha256[:12]}...; export it again"
         )
+    _check_opsets(path, parts)
     return contract
+
+
+def _check_opsets(path: Path, parts: OnnxParts) -> None:
+    """The standard operators alone, in one version that every engine takes; the hash does not cover this field."""
+    found = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in parts.opsets) or "none"
+    standard = len(parts.opsets) == 1 and parts.opsets[0][0] in ("", "ai.onnx")
+    if not standard or not 1 <= parts.opsets[0][1] <= MAX_OPSET:
+        raise ArtifactError(
+            f"{path} imports the operators {found}, but an artifact has ai.onnx alone (contract: opset {MAX_OPSET} at "
+            "most); export it again"
+        )
 
 
 def _contract_of(path: Path, text: str) -> Contract:

@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MAX_CANDIDATES = 3839  # TensorRT's TopK takes fewer than 3840
+INPUT_NAMES = ("images", "score_threshold", "iou_threshold")
+OUTPUT_NAMES = ("num_people", "boxes", "scores", "labels", "keypoints", "num_candidates", "flags")
+MAX_OPSET = 18
+MAX_SIZE = 65_536  # px, far above every image; what is larger is damage
+MAX_BATCH = 4096
+MAX_ROUNDS = 1000
 PAD_SIDES = ("center", "bottom-right")
 INTERPOLATION = "linear_exact"
 DTYPES = ("float32", "float16", "int8")
@@ -85,6 +91,10 @@ class InputInfo:
     interpolation: str = INTERPOLATION
 
     def __post_init__(self) -> None:
+        limits = {"height": (MAX_SIZE, "px"), "width": (MAX_SIZE, "px"), "batch": (MAX_BATCH, "images")}
+        for name, (most, unit) in limits.items():
+            if (largest := getattr(self, name).max) > most:
+                raise ValueError(f"{name}: must be at most {most} {unit}, got {largest}")
         if not 0 <= self.pad_value <= 255:
             raise ValueError(f"pad_value: must lie in 0..255, got {self.pad_value}")
         _one_of("pad_side", self.pad_side, PAD_SIDES)
@@ -108,8 +118,8 @@ class NmsInfo:
             raise ValueError(f"candidates: must lie in 1..{MAX_CANDIDATES}, got {self.candidates}")
         if not 1 <= self.max_people <= self.candidates:
             raise ValueError(f"max_people: must lie in 1..candidates ({self.candidates}), got {self.max_people}")
-        if self.rounds < 1:
-            raise ValueError(f"rounds: must be at least 1, got {self.rounds}")
+        if not 1 <= self.rounds <= MAX_ROUNDS:
+            raise ValueError(f"rounds: must lie in 1..{MAX_ROUNDS}, got {self.rounds}")
         _fraction("score_threshold", self.score_threshold)
         _fraction("iou_threshold", self.iou_threshold)
 
@@ -159,5 +169,6 @@ class ParityInfo:
 
     def __post_init__(self) -> None:
         _one_of("verdict", self.verdict, VERDICTS)
-        if self.images < 0:
-            raise ValueError(f"images: must not be negative, got {self.images}")
+        for name, count in (("images", self.images), ("matched_people", self.matched_people)):
+            if count is not None and count < 0:
+                raise ValueError(f"{name}: must not be negative, got {count}")

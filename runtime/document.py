@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from .errors import ContractInvalid
 
 T = TypeVar("T")
+_BITS = 63  # of whole numbers, without the sign
 _WORDS = {bool: "true or false", dict: "an object", float: "a number", int: "a number", list: "a list", str: "a text"}
 
 
@@ -25,6 +26,11 @@ def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is not a JSON number")
 
 
+def is_utf8(text: str) -> bool:
+    """False for lone surrogates: JSON can escape them, no file can hold them."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 class Section:
     """One JSON object at `where`. Keys that nobody asks for are ignored; every reader raises ContractInvalid."""
 
@@ -38,7 +44,11 @@ class Section:
         return ".".join(part for part in (self.where, key) if part) or "contract"
 
     def _wrong(self, key: str, wanted: str, value: Any) -> ContractInvalid:
-        shown = "nothing" if value is None else f"{_WORDS.get(type(value), type(value).__name__)} {str(value)[:80]!r}"
+        if isinstance(value, int) and value.bit_length() > _BITS:
+            shown = f"a number of {value.bit_length()} bits"
+        else:
+            word = _WORDS.get(type(value), type(value).__name__)
+            shown = "nothing" if value is None else f"{word} {str(value)[:80]!r}"
         return ContractInvalid(f"{self.path(key)}: must be {wanted}, got {shown}")
 
     def section(self, key: str) -> Section:
@@ -56,6 +66,8 @@ class Section:
         value = self.values.get(key)
         if not isinstance(value, str):
             raise self._wrong(key, "a text", value)
+        if not is_utf8(value):
+            raise self._wrong(key, "a text without lone surrogates", value)
         if choices and value not in choices:
             raise self._wrong(key, f"one of {', '.join(choices)}", value)
         return value
@@ -75,15 +87,27 @@ class Section:
 
     def integer(self, key: str) -> int:
         value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int) or value.bit_length() > _BITS:
             raise self._wrong(key, "a whole number", value)
         return value
 
     def number(self, key: str) -> float:
         value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self._wrong(key, "a finite number", value)
-        return float(value)
+        try:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise self._wrong(key, "a finite number", value)
+            return float(value)
+        except OverflowError as error:  # a whole number that no float reaches
+            raise self._wrong(key, "a finite number", value) from error
+
+    def kept(self, key: str) -> dict[str, Any]:
+        """An object that is kept as it is: any JSON values that can be written again."""
+        values = self.section(key).values
+        try:
+            json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ContractInvalid(f"{self.path(key)}: must hold JSON values with texts in UTF-8 ({error})") from error
+        return values
 
     def items(self, key: str) -> list[Any]:
         value = self.values.get(key)
@@ -92,21 +116,25 @@ class Section:
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        for index, value in enumerate(self.items(key)):
-            if not isinstance(value, str):
-                raise self._wrong(f"{key}[{index}]", "a text", value)
-        return tuple(self.items(key))
+        parts = self._parts(key)
+        return tuple(parts.text(part) for part in parts.values)
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
-        values = self.items(key)
-        if len(values) != count:
-            raise self._wrong(key, f"a list of {count} numbers", values)
-        parts = Section({f"{key}[{index}]": value for index, value in enumerate(values)}, self.where)
+        if len(self.items(key)) != count:
+            raise self._wrong(key, f"a list of {count} numbers", self.items(key))
+        parts = self._parts(key)
         return tuple(parts.number(part) for part in parts.values)
 
     def text_map(self, key: str) -> dict[str, str]:
         section = self.section(key)
+        for name in section.values:
+            if not isinstance(name, str) or not is_utf8(name):
+                raise self._wrong(key, "an object whose keys are texts without lone surrogates", name)
         return {name: section.text(name) for name in section.values}
+
+    def _parts(self, key: str) -> Section:
+        """The items of a list under the names `key[0]`, `key[1]`, ..."""
+        return Section({f"{key}[{index}]": value for index, value in enumerate(self.items(key))}, self.where)
 
     def build(self, make: Callable[..., T], **fields: Any) -> T:
         """make(**fields); its ValueErrors, which start with a field's name, become ContractInvalid at this path."""

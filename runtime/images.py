@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 
 
 def read_image(path: str | Path) -> Image:
-    """(H, W, 3) uint8 BGR, upright as its EXIF data says. Raises SourceError for an absent, empty or damaged file."""
+    """(H, W, 3) uint8 BGR, upright as its EXIF data says. Raises SourceError for an absent, empty or damaged file.
+
+    A truncated JPEG or PNG is noticed. A JPEG whose bytes are damaged in mid-scan is not: OpenCV fills what it cannot
+    decode, and libjpeg's warnings, the only trace of it, do not reach us.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -32,6 +37,11 @@ def read_image(path: str | Path) -> Image:
     if image is None or image.size == 0:
         raise SourceError(f"the image {path} is damaged or of an unknown format")
     return np.asarray(image, dtype=np.uint8)
+
+
+def readable(name: str | Path) -> str:
+    """A file name as text that can be printed and written; bytes of it that are not UTF-8 become U+FFFD."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _is_cut(data: bytes) -> bool:
@@ -55,3 +65,16 @@ def list_images(folder: str | Path) -> list[Path]:
     if not found:
         raise SourceError(f"no images in {folder}; looked for {', '.join(IMAGE_SUFFIXES)}")
     return found
+
+
+def evenly(count: int, limit: int | None) -> list[int]:
+    """Rising indices of at most `limit` of `count` items, evenly spread from the first on; the same ones each time.
+
+    Index i of them is floor(i * count / limit): each stands at the start of its share, so that the last item is left
+    out as soon as any is. None or 0: all. Raises ValueError for a negative limit.
+    """
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit must not be negative, got {limit}; 0 or None takes all")
+    if not limit or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]

@@ -1,11 +1,14 @@
 """Reads metadata and graph bytes of an ONNX file by a small protobuf walk; needs neither onnx nor an engine.
 
-ModelProto (onnx/onnx.proto): 1 ir_version varint, 7 graph, 14 metadata_props {1 key, 2 value}.
+ModelProto (onnx/onnx.proto): 1 ir_version varint, 7 graph, 8 opset_import {1 domain, 2 version}, 14 metadata_props
+{1 key, 2 value}, 25 functions. The hash covers the graph, and nothing beside it: what else could change what the graph
+computes is refused here (functions) or given to the caller to judge (operator sets).
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +16,10 @@ from pathlib import Path
 
 from .errors import ArtifactError
 
-IR_VERSION, GRAPH, METADATA = 1, 7, 14
+IR_VERSION, GRAPH, OPSET, METADATA, FUNCTIONS = 1, 7, 8, 14, 25
 _HIGHEST_FIELD = 26  # of ModelProto today (25) and one to spare: anything above says that this is another kind of file
+_MOST_FIELDS = 100_000  # of a file; real ones have a few dozen, and walking millions takes seconds
+_MOST_ENTRY_FIELDS = 8  # of a metadata entry or an operator set, which have two
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 Buffer = bytes | mmap.mmap
 
@@ -25,15 +30,21 @@ class Truncated(Exception):
 
 @dataclass(frozen=True)
 class OnnxParts:
-    """metadata: all metadata_props; graph_sha256: hex digest over the serialised GraphProto, not over the file."""
+    """metadata: all metadata_props; graph_sha256: hex digest over the serialised GraphProto, not over the file.
+
+    opsets: (domain, version) of each operator set that the graph uses; the domain of the standard one is ""
+    """
 
     metadata: dict[str, str]
     graph_sha256: str
+    opsets: tuple[tuple[str, int], ...]
 
 
 def read_onnx(path: str | Path) -> OnnxParts:
     """Parts of the ONNX file at `path`. Raises ArtifactError when it is absent, empty, truncated or not ONNX."""
     try:
+        if Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait for its writer
+            raise ArtifactError(f"cannot read the artifact {path}: it is a folder, a pipe or a device, not a file")
         with open(path, "rb") as file:
             if file.seek(0, 2) == 0:
                 raise ArtifactError(f"{path} is empty; export it again")
@@ -46,10 +57,11 @@ def read_onnx(path: str | Path) -> OnnxParts:
 def parts_of(buffer: Buffer, name: str = "the model") -> OnnxParts:
     """Parts of a serialised ModelProto; `name` stands in messages. Raises ArtifactError when it is not one whole."""
     metadata: dict[str, str] = {}
+    opsets: list[tuple[str, int]] = []
     graph: tuple[int, int] | None = None
     ir_version = False
     try:
-        for field, wire, start, end in _fields(buffer, 0, len(buffer)):
+        for field, wire, start, end in _fields(buffer, 0, len(buffer), _MOST_FIELDS):
             if not 1 <= field <= _HIGHEST_FIELD:
                 raise ValueError(f"unknown field {field}")
             if field == IR_VERSION and wire == _VARINT:
@@ -58,6 +70,10 @@ def parts_of(buffer: Buffer, name: str = "the model") -> OnnxParts:
                 if graph is not None:
                     raise ValueError("two graphs")
                 graph = (start, end)
+            elif field == OPSET and wire == _BYTES:
+                opsets.append(_opset(buffer, start, end))
+            elif field == FUNCTIONS:
+                raise ArtifactError(f"{name} has functions beside its graph, which no artifact has; export it again")
             elif field == METADATA and wire == _BYTES:
                 key, value = _entry(buffer, start, end)
                 if key in metadata:
@@ -74,21 +90,35 @@ def parts_of(buffer: Buffer, name: str = "the model") -> OnnxParts:
     if not ir_version or graph is None:
         missing = "graph" if ir_version else "version"
         raise ArtifactError(f"{name} is not a whole ONNX file: it has no {missing}; copy or export it again")
-    return OnnxParts(metadata, _sha256(buffer, *graph))
+    return OnnxParts(metadata, _sha256(buffer, *graph), tuple(opsets))
 
 
 def _entry(buffer: Buffer, start: int, end: int) -> tuple[str, str]:
     texts = {1: "", 2: ""}
-    for field, wire, first, last in _fields(buffer, start, end):
+    for field, wire, first, last in _fields(buffer, start, end, _MOST_ENTRY_FIELDS):
         if field in texts and wire == _BYTES:
             texts[field] = buffer[first:last].decode("utf-8")  # a UnicodeDecodeError is a ValueError
     return texts[1], texts[2]
 
 
-def _fields(buffer: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _opset(buffer: Buffer, start: int, end: int) -> tuple[str, int]:
+    domain, version = "", 0
+    for field, wire, first, last in _fields(buffer, start, end, _MOST_ENTRY_FIELDS):
+        if field == 1 and wire == _BYTES:
+            domain = buffer[first:last].decode("utf-8")
+        elif field == 2 and wire == _VARINT:
+            version = _varint(buffer, first, last)[0]
+    return domain, version
+
+
+def _fields(buffer: Buffer, start: int, end: int, most: int) -> Iterator[tuple[int, int, int, int]]:
     """(field number, wire type, start, end of the value) of each field in buffer[start:end]."""
     position = start
-    while position < end:
+    for count in itertools.count(1):
+        if position >= end:
+            return
+        if count > most:
+            raise ValueError(f"more than {most} fields in one message")
         tag, position = _varint(buffer, position, end)
         field, wire = tag >> 3, tag & 7
         if wire == _VARINT:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .document import is_utf8
 from .errors import DataError
 
 Pairs = tuple[tuple[int, int], ...]
@@ -106,24 +107,29 @@ def _list(document: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _text(document: Mapping[str, Any], key: str) -> str:
-    value = document.get(key)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{key}: must be a text, got {value!r}")
-    return value
+    return _checked_text(key, document.get(key))
 
 
 def _texts(document: Mapping[str, Any], key: str) -> Iterable[str]:
-    for index, value in enumerate(_list(document, key)):
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"{key}[{index}]: must be a text, got {value!r}")
-        yield value
+    return (_checked_text(f"{key}[{index}]", value) for index, value in enumerate(_list(document, key)))
+
+
+def _checked_text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key}: must be a text, got {value!r}")
+    if not is_utf8(value):
+        raise ValueError(f"{key}: must be a text without lone surrogates, got {value!r}")
+    return value
 
 
 def _numbers(document: Mapping[str, Any], key: str) -> Iterable[float]:
     for index, value in enumerate(_list(document, key)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{key}[{index}]: must be a number, got {value!r}")
-        yield float(value)
+        try:
+            yield float(value)
+        except OverflowError as error:
+            raise ValueError(f"{key}[{index}]: must be a number that a float can hold") from error
 
 
 def _pairs(document: Mapping[str, Any], key: str) -> Iterable[tuple[int, int]]:

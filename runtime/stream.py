@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,30 +16,51 @@ from .result import PoseResult
 if TYPE_CHECKING:
     from .estimator import PoseEstimator
 
-Prepared = tuple[npt.NDArray[np.uint8], list[Placement]]
+Batch = npt.NDArray[np.uint8]
+Prepared = tuple[Batch, list[Placement]]
+_PATIENCE_S = 1.0  # a camera gives its next frame within this; a source that does not is left behind
+_END: Any = object()
 
 
 def overlapped(estimate: PoseEstimator, frames: Iterable[npt.NDArray[Any]], color: str) -> Iterator[PoseResult]:
     """People of each frame, in order. Frames are read in a thread of their own, at most one ahead.
 
     An error while reading or preparing a frame is raised in its turn, after the people of the frames before it.
+    Left early, it waits up to a second for the frame that is being read; a source that blocks for longer keeps its
+    (daemon) thread, and what it gives afterwards is dropped.
     """
     source = iter(frames)
-    with ExitStack() as stack:
-        # one buffer is inferred while the other one is filled
-        free = [stack.enter_context(estimate.buffer(1)) for _ in range(2)]
+    free: SimpleQueue[Batch | None] = SimpleQueue()
+    ready: SimpleQueue[Prepared | BaseException | None] = SimpleQueue()
+    writing, left = Lock(), Event()
 
-        def prepare() -> Prepared | None:
-            for frame in source:
-                return estimate.preprocess([frame], color, out=free.pop())
-            return None
+    def read_ahead() -> None:
+        try:
+            while (batch := free.get()) is not None and not left.is_set():
+                if (frame := next(source, _END)) is _END:
+                    return ready.put(None)
+                with writing:  # a late frame must not touch a buffer that was given back
+                    if not left.is_set():
+                        ready.put(estimate.preprocess([frame], color, out=batch))
+        except BaseException as error:  # whatever it is, it belongs to the caller's thread
+            ready.put(error)
 
-        # last on the stack, so that the worker has stopped before the buffers go back
-        worker = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="yolopose-stream"))
-        ahead = worker.submit(prepare)
-        while (prepared := ahead.result()) is not None:
-            ahead = worker.submit(prepare)
-            batch, placements = prepared
-            (people,) = estimate.postprocess(estimate.infer(batch), placements)
-            free.append(batch)
-            yield people
+    worker = Thread(target=read_ahead, name="yolopose-stream", daemon=True)
+    # one buffer is inferred while the other one is filled
+    with estimate.buffer(1) as first, estimate.buffer(1) as second:
+        for batch in (first, second):
+            free.put(batch)
+        worker.start()
+        try:
+            while (prepared := ready.get()) is not None:
+                if isinstance(prepared, BaseException):
+                    raise prepared
+                batch, placements = prepared
+                (people,) = estimate.postprocess(estimate.infer(batch), placements)
+                yield people
+                free.put(batch)
+        finally:
+            with writing:
+                left.set()
+            free.put(None)
+            worker.join(_PATIENCE_S)

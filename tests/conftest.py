@@ -45,19 +45,19 @@ def trained_checkpoint(checkpoints: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained_artifact(trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained checkpoint as a verified float32 artifact, made by the command itself."""
-    return _export(trained_checkpoint, tmp_path_factory.mktemp("float32"))
+    return _export(trained_checkpoint, tmp_path_factory.mktemp("float32"), "--imgsz", "256")
 
 
 @pytest.fixture(scope="session")
 def trained_artifact_fp16(trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _export(trained_checkpoint, tmp_path_factory.mktemp("float16"), "--fp16")
+    return _export(trained_checkpoint, tmp_path_factory.mktemp("float16"), "--imgsz", "256", "256", "--fp16")
 
 
 def _export(weights: Path, folder: Path, *flags: str) -> Path:
     from yolopose.export.command import main
 
     images = weights.parent.parent / "coco-mini" / "images"
-    words = ["--weights", weights, "--output", folder, "--images", images, "--limit", "8", "--imgsz", "256", *flags]
+    words = ["--weights", weights, "--output", folder, "--images", images, "--limit", "8", *flags]
     assert main([str(word) for word in words]) == 0
     (artifact,) = folder.glob("*.onnx")
     return artifact

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ..contract import INPUT_NAMES as INPUT_NAMES
+from ..contract import OUTPUT_NAMES as OUTPUT_NAMES
 from ..contract import PLAN_SUFFIXES, Contract
 from ..errors import BackendUnavailable, EngineMismatch
 
@@ -18,7 +20,7 @@ Ints = npt.NDArray[np.int32]
 
 
 class RawPeople(NamedTuple):
-    """The outputs of an artifact, b images at once, in letterboxed pixels; rows past num_people are zero."""
+    """OUTPUT_NAMES of an artifact, b images at once, in letterboxed pixels; rows past num_people are zero."""
 
     num_people: Ints  # (b,)
     boxes: Floats  # (b, M, 4) xyxy

@@ -12,11 +12,9 @@ import numpy.typing as npt
 
 from ..contract import Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
-from .base import Floats, RawPeople
+from .base import INPUT_NAMES, OUTPUT_NAMES, Floats, RawPeople
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-INPUTS = ("images", "score_threshold", "iou_threshold")
-OUTPUTS = list(RawPeople._fields)
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
 
 
@@ -56,9 +54,9 @@ class OnnxRuntimeBackend:
         session = self.session
         if session is None:
             raise ValueError("the ONNX Runtime session is closed; open the artifact again")
-        feed = {"images": images, "score_threshold": score_threshold, "iou_threshold": iou_threshold}
+        feed = dict(zip(INPUT_NAMES, (images, score_threshold, iou_threshold), strict=True))
         try:
-            return RawPeople(*session.run(OUTPUTS, feed))  # fresh arrays at every run
+            return RawPeople(*session.run(OUTPUT_NAMES, feed))  # fresh arrays at every run
         except Exception as error:  # its exceptions have no base of their own
             raise BackendError(f"ONNX Runtime failed on images of {images.shape} {images.dtype}: {error}") from error
 
@@ -92,10 +90,12 @@ def _parse_device(device: str) -> tuple[str, int]:
 
 def _open_session(runtime: ModuleType, path: Path, options: Any, kind: str, index: int) -> Any:
     wanted = PROVIDERS[kind]
-    if wanted not in runtime.get_available_providers():
+    available = runtime.get_available_providers()
+    if wanted not in available:
         raise BackendUnavailable(
-            f"this ONNX Runtime {runtime.__version__} has no {wanted}: pip uninstall onnxruntime, "
-            'then pip install "yolopose[gpu]"'
+            f"device {kind}:{index} ({wanted}) was asked for, but ONNX Runtime {runtime.__version__} here has only "
+            f"{', '.join(available)}. Either there is no NVIDIA GPU: use device cpu; or there is one and the build for "
+            'CPUs is installed: pip uninstall onnxruntime, then pip install "yolopose[gpu]"'
         )
     if kind == "cuda" and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()  # finds CUDA and cuDNN that pip installed
@@ -109,8 +109,9 @@ def _open_session(runtime: ModuleType, path: Path, options: Any, kind: str, inde
     active = session.get_providers()
     if wanted not in active:  # ONNX Runtime falls back to the CPU without an error
         raise BackendUnavailable(
-            f"{wanted} was asked for but {', '.join(active)} is active: check the GPU driver and that the CUDA and "
-            f"cuDNN of ONNX Runtime {runtime.__version__} are installed, or use device cpu"
+            f"device {kind}:{index} ({wanted}) was asked for, but {', '.join(active)} is active. Either "
+            "there is no NVIDIA GPU with a working driver (nvidia-smi lists it): use device cpu; or the CUDA and cuDNN that ONNX Runtime "
+            f"{runtime.__version__} needs are not installed: install them"
         )
     return session
 
@@ -120,10 +121,10 @@ def _check_signature(path: str | Path, contract: Contract, session: Any) -> None
     people, keypoints = contract.nms.max_people, contract.skeleton.num_keypoints
     static = {"boxes": [people, 4], "scores": [people], "labels": [people], "keypoints": [people, keypoints, 3]}
     ints = ("num_people", "labels", "num_candidates", "flags")
-    wanted = {name: (static.get(name, []), "int32" if name in ints else "float") for name in OUTPUTS}
+    wanted = {name: (static.get(name, []), "int32" if name in ints else "float") for name in OUTPUT_NAMES}
     found = {node.name: (list(node.shape[1:]), node.type[len("tensor(") : -1]) for node in session.get_outputs()}
     given = {node.name: node.type[len("tensor(") : -1] for node in session.get_inputs()}
-    if given != dict(zip(INPUTS, ("uint8", "float", "float"), strict=True)):
+    if given != dict(zip(INPUT_NAMES, ("uint8", "float", "float"), strict=True)):
         raise ArtifactError(f"{path} does not keep its contract: its inputs are {given}; export it again")
     for name, promise in wanted.items():
         if found.get(name) != promise:

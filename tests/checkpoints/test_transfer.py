@@ -36,12 +36,12 @@ def test_published_sizes_get_their_name_back() -> None:
 
 
 def test_class_names() -> None:
-    assert transfer.class_names(1) == ("person",)
-    assert transfer.class_names(2) == ("class_0", "class_1")
-    assert transfer.class_names(2, ["a", "b"]) == ("a", "b")
-    assert transfer.class_names(2, {0: "a", 1: "b"}) == ("a", "b")
-    assert transfer.class_names(2, ["a"]) == ("class_0", "class_1")
-    assert transfer.class_names(1, [7]) == ("person",)
+    assert transfer.class_names(1, NOWHERE) == ("person",)
+    assert transfer.class_names(2, NOWHERE) == ("class_0", "class_1")
+    assert transfer.class_names(2, NOWHERE, ["a", "b"]) == ("a", "b")
+    assert transfer.class_names(2, NOWHERE, {0: "a", 1: "b"}) == ("a", "b")
+    assert transfer.class_names(2, NOWHERE, ["a"]) == ("class_0", "class_1")
+    assert transfer.class_names(1, NOWHERE, [7]) == ("person",)
 
 
 def test_rules_take_the_first_that_fits() -> None:

@@ -6,6 +6,7 @@ import json
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ import pytest
 import yolopose
 from yolopose.export import verify as verify_module
 from yolopose.export.command import main
+from yolopose.export.pipeline import ExportConfig, input_info
 from yolopose.runtime import PoseEstimator, read_contract
 
 
@@ -23,11 +25,12 @@ def arguments(*words: object) -> list[str]:
     return [str(word) for word in words]
 
 
+FIXED = ("--imgsz", 64, 96, "--batch", 2)  # exported in a quarter of the time that a dynamic file takes
+
+
 @pytest.fixture(scope="module")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network in our own format, untrained."""
-    from dataclasses import replace
-
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
     yolopose.save(yolopose.build(replace(yolopose.SIZES["yolox-pose-nano"], width=0.125)).eval(), path)
     return path
@@ -89,22 +92,44 @@ def test_batches_give_what_single_images_give(trained_artifact: Path, photograph
 def test_json_is_one_document_on_stdout(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(arguments("--weights", tiny_weights, "--output", tmp_path / "here.onnx", "--limit", 2, "--json")) == 0
+    words = arguments("--weights", tiny_weights, "--output", tmp_path / "here.onnx", "--limit", 2, "--json", *FIXED)
+    assert main(words) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["artifact"] == str(tmp_path / "here.onnx")
     assert document["verdict"] == "unverified"  # it has never seen a person
     assert "too few people" in document["reason"]
     assert document["comparison"]["matched"] > 0  # its arithmetic was compared all the same, at a lower threshold
     assert document["comparison"]["max_px"] <= 0.05
-    assert document["contract"]["model"]["name"] == "yolox-pose-nano"
+    contract = document["contract"]
+    assert contract["model"]["name"] == "yolox-pose-nano"
+    assert (contract["input"]["height"], contract["input"]["width"], contract["input"]["batch"]) == (64, 96, 2)
+    assert {"torch", "onnx", "onnxscript", "onnxsim", "yolopose"} <= set(contract["provenance"]["versions"])
+
+
+def test_input_of_the_source_reaches_the_contract(checkpoints: Path, tmp_path: Path) -> None:
+    """Sources differ in padding; whatever they are, the artifact takes BGR bytes."""
+    wanted = {
+        "edgeai_yolox_s_pose_ti_lite_narrow.pth": ("bottom-right", 114, 32),
+        "mmpose_yoloxpose_s_narrow.pth": ("center", 114, 32),
+        "edgeai_yolov5_s6_pose_narrow.pt": ("center", 114, 64),
+    }
+    for name, (side, value, multiple) in wanted.items():
+        net = yolopose.load(checkpoints / name)
+        given = input_info(net, ExportConfig(str(checkpoints / name)))
+        assert (given.pad_side, given.pad_value, given.height.multiple) == (side, value, multiple)
+        assert given.channel_order == "bgr"
+    odd = yolopose.build(replace(yolopose.SIZES["yolox-pose-nano"], input=replace(net.input, pad_value=7)))
+    assert input_info(odd, ExportConfig("odd.pt")).pad_value == 7
 
 
 def test_what_fails_the_gate_is_kept_aside(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify_module, "FLOAT32_PX", -1.0)  # nothing is good enough
-    assert main(arguments("--weights", tiny_weights, "--output", tmp_path, "--limit", 2)) == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.onnx.rejected"]
+    (tmp_path / "tiny.onnx").write_bytes(b"the good one of yesterday")
+    assert main(arguments("--weights", tiny_weights, "--output", tmp_path, "--limit", 2, *FIXED)) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.onnx", "tiny.onnx.rejected"]
+    assert (tmp_path / "tiny.onnx").read_bytes() == b"the good one of yesterday"
     assert "tiny.onnx.rejected" in capsys.readouterr().err
 
 

@@ -17,18 +17,21 @@ from tests.test_structure import ROOT
 from yolopose.deploy.deployed import INPUT_NAMES, OUTPUT_NAMES, DeployedNet
 from yolopose.deploy.reference import greedy_nms
 from yolopose.export.onnx_export import ShapeConfig, bare_onnx_from_net, onnx_from_net
-from yolopose.model.net_config import NetConfig
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import NmsInfo
 from yolopose.runtime.skeleton import Skeleton
 
-NMS = NmsInfo(candidates=60, rounds=8, max_people=20, score_threshold=0.3)
+NMS = NmsInfo(candidates=600, max_people=20, score_threshold=0.5)
 TRIANGLE = Skeleton("triangle", ("left", "right", "top"), ((0, 1),), ((0, 2), (1, 2)), (0.05, 0.05, 0.1))
 
 
 @torch.no_grad()
 def lively(net: PoseNet) -> PoseNet:
-    """Random weights that give people: batch norm at work, scores spread over 0..1."""
+    """Random weights that give people: batch norm at work, scores spread so that a few anchors pass.
+
+    Random networks amplify rounding from layer to layer, so everything is kept where a deviation of 1e-4 in a logit
+    decides nothing: few candidates, scores far from saturation, boxes and keypoints near their anchors.
+    """
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # statistics become those of the pictures: no signal dies on its way
@@ -36,33 +39,48 @@ def lively(net: PoseNet) -> PoseNet:
     net.train()
     net(images)
     net.eval()
-    if hasattr(net.head, "box_predictions"):
-        for prediction in (*net.head.box_predictions, *net.head.keypoint_predictions):
-            prediction.weight.mul_(0.1)  # sizes are exponentials: stay in the picture
-    raw = net.head(net.features(images))
     head = net.head
-    scores = head.scores
+    raw = head(net.features(images))
+    scores, decode_boxes, decode_keypoints = head.scores, head.decode_boxes, head.decode_keypoints
     centre, width = float(raw.objectness.mean()), float(raw.objectness.std())
     class_centre, class_width = float(raw.classes.mean()), float(raw.classes.std()) + 1e-6
 
-    def spread_scores(objectness: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        return scores((objectness - centre) / width * 1.5 - 1.0, (classes - class_centre) / class_width + 2.0)
+    def spread(logits: torch.Tensor, mean: float, deviation: float) -> torch.Tensor:
+        return ((logits - mean) / deviation).asinh()  # the tails of random networks are heavy: no sigmoid saturates
 
+    def spread_scores(objectness: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        return scores(spread(objectness, centre, width) - 1.5, spread(classes, class_centre, class_width) * 0.3 + 1.0)
+
+    # methods of the instance: the deep copy that deployment makes keeps them
     head.scores = spread_scores  # type: ignore[method-assign]
+    head.decode_boxes = lambda boxes, priors: decode_boxes(boxes.asinh() * 0.3, priors)  # type: ignore[method-assign]
+    head.decode_keypoints = lambda raw, priors: decode_keypoints(raw.asinh(), priors)  # type: ignore[method-assign]
     return net
+
+
+HEADS = {
+    "yolox-pose-nano": {},
+    "edgeai": {"head": "edgeai"},
+    "yolov5s6-pose": {},
+    "yolov5s6-pose-ti-lite": {},
+    "legacy": {"legacy_layout": True, "focus_order": "rows"},
+}
+
+
+def small_net(name: str) -> PoseNet:
+    """A narrow network of each head, three classes, three keypoints; legacy layouts exist for one class alone."""
+    torch.manual_seed(3)
+    base = {"edgeai": "yolox-pose-nano", "legacy": "yolov5s6-pose"}.get(name, name)
+    width = 0.125 if base.startswith("yolox") else 0.0625
+    config = replace(yolopose.SIZES[base], width=width, **HEADS[name])
+    return lively(yolopose.build(config, TRIANGLE, ("person",) if name == "legacy" else ("adult", "child", "doll")))
 
 
 @pytest.fixture(scope="module")
 def several_classes() -> tuple[PoseNet, onnx.ModelProto]:
     """YOLOX-Pose, three classes, three keypoints, everything dynamic."""
-    torch.manual_seed(3)
-    config = yolopose.SIZES["yolox-pose-nano"]
-    net = lively(yolopose.build(_narrow(config), TRIANGLE, ("adult", "child", "doll")))
+    net = small_net("yolox-pose-nano")
     return net, onnx_from_net(net, replace(NMS, class_aware=True))
-
-
-def _narrow(config: NetConfig) -> NetConfig:
-    return replace(config, width=0.125, depth=0.33)
 
 
 def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -125,38 +143,72 @@ def test_graph_is_standard_small_and_says_nothing_of_this_machine(
 def test_equals_pytorch_for_any_batch_and_size(
     several_classes: tuple[PoseNet, onnx.ModelProto], shape_hw: tuple[int, int], batch: int
 ) -> None:
-    """Against ``net(images)`` and greedy NMS of each image; 32 x 32 has fewer anchors (21) than candidates (60)."""
-    net, model = several_classes
+    """32 x 32 has fewer anchors (21) than candidates (600)."""
+    found = people_equal_to_pytorch(*several_classes, batch, shape_hw)
+    assert found > 0 or shape_hw == (32, 32)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@torch.inference_mode()
+def test_deployed_form_of_every_head(name: str) -> None:
+    """Selecting before decoding equals decoding everything: each family and layout, on the very same (folded) weights.
+
+    In PyTorch alone: random networks of this depth differ by tenths of a pixel from one engine to the next, here
+    nothing but the order of gathering and decoding differs.
+    """
+    net = small_net(name)
+    deployed = DeployedNet(net, replace(NMS, class_aware=len(net.classes) > 1)).eval()
+    images = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (2, 128, 192, 3), dtype=np.uint8))
+    thresholds = torch.full((2, 1), NMS.score_threshold), torch.full((2, 1), NMS.iou_threshold)
+    people = deployed(images, *thresholds)
+    predictions = deployed.net(images.permute(0, 3, 1, 2).float() * net.input.scale)
+    assert int(people.num_people.sum()) > 0
+    for i in range(2):
+        boxes, class_scores, keypoints, keypoint_scores = (part[i].numpy() for part in predictions)
+        scores, labels = class_scores.max(axis=1), class_scores.argmax(axis=1)
+        best = np.flatnonzero(scores > np.float32(NMS.score_threshold))
+        kept = best[greedy_nms(boxes[best], scores[best], labels[best], NMS.iou_threshold)][: NMS.max_people]
+        count = int(people.num_people[i])
+        assert count == len(kept)
+        np.testing.assert_array_equal(people.scores[i, :count], scores[kept])
+        np.testing.assert_array_equal(people.labels[i, :count], labels[kept])
+        np.testing.assert_allclose(people.boxes[i, :count], boxes[kept], rtol=1e-6)
+        np.testing.assert_allclose(people.keypoints[i, :count, :, :2], keypoints[kept], rtol=1e-6)
+        np.testing.assert_allclose(people.keypoints[i, :count, :, 2], keypoint_scores[kept], rtol=1e-6)
+
+
+def people_equal_to_pytorch(net: PoseNet, model: onnx.ModelProto, batch: int, shape_hw: tuple[int, int]) -> int:
+    """Compare the graph with ``net(images)`` and greedy NMS, image by image; the number of people compared."""
     images = np.random.default_rng(batch).integers(0, 256, (batch, *shape_hw, 3), dtype=np.uint8)
     outputs = dict(zip(OUTPUT_NAMES, session_of(model).run(None, feeds(images)), strict=True))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() * net.input.scale
     with torch.inference_mode():
-        predictions = net(torch.from_numpy(images).permute(0, 3, 1, 2).float() * net.input.scale)
+        predictions = net(pixels.flip(1) if net.input.channel_order == "rgb" else pixels)
     found = 0
     for i in range(batch):
         boxes, class_scores, keypoints, keypoint_scores = (part[i].numpy() for part in predictions)
         scores, labels = class_scores.max(axis=1), class_scores.argmax(axis=1)
         best = np.flatnonzero(scores > np.float32(NMS.score_threshold))
-        assert outputs["num_candidates"][i] == len(best)
-        assert bool(outputs["flags"][i] & 1) == (len(best) > NMS.candidates)
-        best = best[np.argsort(-scores[best], kind="stable")][: NMS.candidates]
+        assert outputs["num_candidates"][i] == len(best) <= NMS.candidates
         kept = best[greedy_nms(boxes[best], scores[best], labels[best], NMS.iou_threshold)]
-        assert bool(outputs["flags"][i] & 2) == (len(kept) > NMS.max_people)
+        assert outputs["flags"][i] == (2 if len(kept) > NMS.max_people else 0)
         kept = kept[: NMS.max_people]
         count = outputs["num_people"][i]
         assert count == len(kept)
-        np.testing.assert_allclose(
-            outputs["scores"][i, :count], scores[kept], atol=1e-3
-        )  # random networks amplify rounding
-        # scores near 1 are equal up to rounding, and then their order is anybody's: compare from left to right
-        ours, kept = np.argsort(outputs["boxes"][i, :count, 0]), kept[np.argsort(boxes[kept, 0])]
-        np.testing.assert_allclose(outputs["boxes"][i, ours], boxes[kept], rtol=1e-5, atol=0.05)
-        np.testing.assert_array_equal(outputs["labels"][i, ours], labels[kept])
-        np.testing.assert_allclose(outputs["keypoints"][i, ours, :, :2], keypoints[kept], rtol=1e-5, atol=0.05)
-        np.testing.assert_allclose(outputs["keypoints"][i, ours, :, 2], keypoint_scores[kept], atol=1e-3)
+        np.testing.assert_allclose(outputs["scores"][i, :count], scores[kept], atol=5e-4)
+        # people of nearly equal score may change places: each of ours against the nearest box, all different
+        ours = outputs["boxes"][i, :count]
+        nearest = np.abs(ours[:, None] - boxes[kept][None]).sum(axis=2).argmin(axis=1) if count else []
+        assert sorted(nearest) == list(range(count))
+        kept = kept[nearest]
+        np.testing.assert_allclose(ours, boxes[kept], rtol=1e-3, atol=0.05)
+        np.testing.assert_array_equal(outputs["labels"][i, :count], labels[kept])
+        np.testing.assert_allclose(outputs["keypoints"][i, :count, :, :2], keypoints[kept], rtol=1e-3, atol=0.05)
+        np.testing.assert_allclose(outputs["keypoints"][i, :count, :, 2], keypoint_scores[kept], atol=5e-4)
         for name in ("boxes", "scores", "labels", "keypoints"):
             assert not outputs[name][i, count:].any(), f"{name} past num_people is not zero"
         found += int(count)
-    assert found > 0
+    return found
 
 
 def test_thresholds_are_inputs_per_image(several_classes: tuple[PoseNet, onnx.ModelProto]) -> None:

@@ -117,3 +117,17 @@ def test_other_labels_are_other_people() -> None:
 def test_images_must_be_the_same() -> None:
     with pytest.raises(ValueError, match="1 images, artifact 2"):
         compare_people([people(0, 1)], [people(0, 1)] * 2, COCO_17, 0.25)
+
+
+def test_people_that_are_not_finite_are_lost() -> None:
+    result = people(7, 3)
+    keypoints = result.keypoints.copy()
+    keypoints[1, 5, 0] = np.nan
+    broken = PoseResult(result.boxes, result.scores, result.labels, keypoints, result.keypoint_scores)
+    report = compare_people([result], [broken], COCO_17, 0.25)
+    assert (report.matched, report.missing, report.extra, report.max_px) == (2, 1, 1, 0)
+    boxes = result.boxes.copy()
+    boxes[2] = np.nan
+    broken = PoseResult(boxes, result.scores, result.labels, result.keypoints, result.keypoint_scores)
+    report = compare_people([result], [broken], COCO_17, 0.25)
+    assert (report.matched, report.missing, report.extra) == (2, 1, 1)

@@ -13,6 +13,7 @@ import yolopose
 from yolopose.export.parity import ParityReport
 from yolopose.export.verify import judge, verification_images
 from yolopose.runtime.errors import DataError, SourceError
+from yolopose.runtime.images import evenly
 
 GOOD = ParityReport(
     images=10, people=50, matched=50, missing=0, extra=0, borderline=1,
@@ -38,6 +39,9 @@ GOOD = ParityReport(
         ({"mean_oks": 0.98}, False, False, None, "failed"),
         ({"missing": 1, "extra": 1}, False, False, None, "failed"),
         ({"missing": 1}, False, False, None, "passed"),
+        ({"missing": 50, "matched": 0, "max_px": None, "mean_oks": None}, False, False, None, "failed"),
+        ({"missing": 40, "matched": 10}, False, False, None, "failed"),
+        ({"max_px": float("nan")}, True, False, None, "failed"),
         ({"mean_oks": 0.5, "max_px": 9.0}, False, False, (0.50, 0.496), "passed"),
         ({}, False, False, (0.50, 0.494), "failed"),
         ({}, False, False, (0.50, 0.51), "passed"),
@@ -56,8 +60,8 @@ def test_images_of_a_folder_are_taken_evenly(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((4, 4, 3), i, np.uint8))
     net = yolopose.build("yolox-pose-nano")
     images = verification_images(None, tmp_path, net.skeleton, 4)
-    assert images.names == ("0.png", "3.png", "6.png", "9.png")
-    assert images.read(1)[0, 0, 0] == 3
+    assert images.names == tuple(f"{i}.png" for i in evenly(10, 4))
+    assert images.read(1)[0, 0, 0] == evenly(10, 4)[1]
     assert len(verification_images(None, tmp_path, net.skeleton, 0).names) == 10
     assert verification_images(None, None, net.skeleton, 3).source == "synthetic scenes"
 

@@ -88,6 +88,75 @@ def test_picture_without_a_known_suffix(artifact: Path, photos: Path, tmp_path: 
     assert (tmp_path / "out" / "upload.jpg").is_file()
 
 
+def test_folder_and_picture_with_a_number_for_a_name(
+    artifact: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    photos.rename("2024")
+    assert main([str(artifact), "--source", "2024", "--output", "out"]) == 0
+    Path("2024/b.png").rename("7")
+    assert main([str(artifact), "--source", "7", "--output", "seven"]) == 0
+    assert Path("seven/7.jpg").is_file()
+
+
+def test_names_that_are_not_utf8(artifact: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    strange, broken = os.fsdecode(b"b\xff.png"), os.fsdecode(b"broken\xfe.png")
+    try:
+        (photos / "b.png").rename(photos / strange)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (photos / broken).write_bytes(b"")
+    output = tmp_path / "out"
+    assert main([str(artifact), "--source", str(photos), "--output", str(output), "--json"]) == 1
+    document = json.loads((output / "people.json").read_text(encoding="utf-8"))
+    assert json.loads(capsys.readouterr().out) == document
+    assert [image["file"] for image in document["images"]] == ["a.jpg", "b\ufffd.png", "c.bmp"]
+    assert document["failed"][0]["file"] == "broken\ufffd.png"
+    assert "broken\ufffd.png is empty" in document["failed"][0]["error"]
+    assert (output / strange).is_file()
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("photos", "photos"),
+        ("photos", "photos/../photos"),
+        ("photos", "alias"),  # a link to the source
+        ("alias", "photos"),
+        ("photos", "elsewhere"),  # where a link of the source leads
+        ("photos/a.jpg", "photos"),
+        ("photos/0.jpg", "photos"),  # a link, whose own folder is not that of its target
+        ("photos/0.jpg", "elsewhere"),
+        ("photos/a.jpg", "links"),  # where a link of that name leads back to the source
+    ],
+)
+def test_no_original_is_ever_overwritten(
+    source: str,
+    output: str,
+    artifact: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    Path("elsewhere").mkdir()
+    Path("links").mkdir()
+    (photos / "a.jpg").rename("elsewhere/0.jpg")
+    (photos / "0.jpg").symlink_to("../elsewhere/0.jpg")  # the first of the folder
+    (photos / "b.png").rename(photos / "a.jpg")
+    Path("alias").symlink_to("photos")
+    Path("links/a.jpg").symlink_to("../photos/a.jpg")
+    before = tree(photos.parent)
+    assert main([str(artifact), "--source", source, "--output", output]) == 2
+    assert "pictures would be overwritten" in capsys.readouterr().err
+    assert tree(photos.parent) == before
+    assert Path("links/a.jpg").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [

@@ -3,6 +3,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -88,6 +90,86 @@ def test_result_goes_to_stdout_and_words_to_stderr(capsys: pytest.CaptureFixture
         assert (json.loads(out) == {"people": 2, "name": "größe"}) if as_json else (out == "2 people\n")
     with pytest.raises(ValueError, match="JSON"):
         Console(json=True).result({"ap": float("nan")}, "")
+
+
+PROGRAM = """
+import sys
+from yolopose.runtime.console import parser, run
+from yolopose.runtime.errors import ArtifactError
+
+def main(arguments, console):
+    if arguments.fail:
+        raise ArtifactError("größe")
+    console.say("working")
+    console.result({"name": "größe \\udcff", "padding": "x" * 200_000}, "größe \\udcff" + "x" * 200_000)
+
+made = parser("program", "For tests.")
+made.add_argument("--fail", action="store_true", help="fail")
+sys.exit(run(main, made))
+"""
+
+
+def program(shell: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run PROGRAM with `flags` in place of {} in a bash line; the exit code is the program's own."""
+    line = shell.format('"$0" -c "$1" "${@:2}"') + "; exit ${PIPESTATUS[0]}"
+    words = ["bash", "-c", line, sys.executable, PROGRAM, *flags]
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"PYTHONUNBUFFERED": ""} | environment,
+    )
+
+
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+
+
+@needs_full
+@pytest.mark.parametrize("flags", [(), ("--json",), ("--json", "--fail"), ("--help",), ("--unknown", "--json")])
+@pytest.mark.parametrize("shell", ["{} > /dev/full", "{} | true", "{} > /dev/full 2> /dev/full"])
+def test_a_stream_that_takes_nothing_ends_cleanly(shell: str, flags: tuple[str, ...]) -> None:
+    done = program(shell, *flags)
+    if flags == ("--help",) and shell == "{} | true":
+        assert done.returncode in (0, 1)  # the pipe may take it before its reader goes
+    else:
+        assert done.returncode == (2 if "--unknown" in flags else 1)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.count("error:") <= 1
+
+
+@needs_full
+def test_closed_stdout() -> None:
+    assert program("{} >&-").returncode == 0
+    assert program("{} >&-", "--help").returncode == 0
+    done = program("{} >&-", "--fail", "--json")
+    assert (done.returncode, done.stderr) == (1, "program: error: größe\n")
+
+
+def test_a_message_that_cannot_be_encoded_is_still_reported(capsys: pytest.CaptureFixture) -> None:
+    assert run(raising(ArtifactError("no \udcff.onnx")), made_parser(), ["--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["message"] == "no \udcff.onnx"
+    assert err == "yolopose-test: error: no \\udcff.onnx\n"
+
+
+@needs_full
+def test_only_stderr_takes_nothing() -> None:
+    done = program("{} 2> /dev/full", "--json", "--fail")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["message"] == "größe"
+
+
+def test_what_stdout_cannot_encode_is_escaped() -> None:
+    for encoding in ("ascii", "utf-8"):
+        done = program("{}", "--json", PYTHONIOENCODING=encoding)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["name"] == "größe \udcff"
+        done = program("{}", PYTHONIOENCODING=encoding)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("größe \\udcffx" if encoding == "utf-8" else "gr\\xf6\\xdfe \\udcffx")
 
 
 def test_progress_in_plain_lines(capsys: pytest.CaptureFixture) -> None:

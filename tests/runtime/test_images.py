@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from yolopose.runtime.errors import SourceError
-from yolopose.runtime.images import list_images, read_image
+from yolopose.runtime.images import evenly, list_images, read_image, readable
 
 y, x = np.mgrid[:60, :90]
 PICTURE = np.stack([x * 2, y * 4, (x + y) % 256], axis=-1).astype(np.uint8)
@@ -67,6 +71,11 @@ def test_foreign_files(data: bytes, message: str, tmp_path: Path) -> None:
         read_image(path)
 
 
+def test_names_become_readable() -> None:
+    assert readable("größe.jpg") == "größe.jpg"
+    assert readable(Path(os.fsdecode(b"a\xff.jpg"))) == "a\ufffd.jpg"
+
+
 def test_absent_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.jpg", tmp_path):
         with pytest.raises(SourceError, match="cannot read the image"):
@@ -85,3 +94,27 @@ def test_listing_nothing(tmp_path: Path) -> None:
         list_images(tmp_path)
     with pytest.raises(SourceError, match="cannot read the folder"):
         list_images(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "expected"),
+    [(0, 3, []), (3, None, [0, 1, 2]), (3, 0, [0, 1, 2]), (3, 5, [0, 1, 2]), (10, 1, [0]), (10, 3, [0, 3, 6])],
+)
+def test_evenly_takes_known_indices(count: int, limit: int | None, expected: list[int]) -> None:
+    assert evenly(count, limit) == expected
+
+
+@given(st.integers(0, 5000), st.none() | st.integers(0, 6000))
+def test_evenly_spreads(count: int, limit: int | None) -> None:
+    indices = evenly(count, limit)
+    assert len(indices) == (min(count, limit) if limit else count)
+    assert indices == sorted(set(indices))
+    assert all(0 <= index < count for index in indices)
+    assert indices[:1] == [0][:count]
+    steps = {b - a for a, b in itertools.pairwise([*indices, count])}
+    assert not steps or max(steps) - min(steps) <= 1
+
+
+def test_evenly_refuses_a_negative_limit() -> None:
+    with pytest.raises(ValueError, match="limit must not be negative, got -1"):
+        evenly(10, -1)

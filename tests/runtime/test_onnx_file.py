@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +22,7 @@ def test_metadata_and_graph_hash_equal_what_onnx_reads(artifact: Path) -> None:
     parts = read_onnx(artifact)
     assert parts.metadata == {entry.key: entry.value for entry in model.metadata_props}
     assert parts.graph_sha256 == hashlib.sha256(model.graph.SerializeToString()).hexdigest()
+    assert parts.opsets == (("", 18),)
     assert parts_of(artifact.read_bytes()) == parts
 
 
@@ -69,6 +72,8 @@ def test_flipped_bytes_raise_nothing_else(data: st.DataObject) -> None:
         (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "more than ten bytes"),
         (b"\x08\x09\x3a\x00\x72\x04\x0a\x02\xff\xfe", "not an ONNX file"),  # metadata that is not UTF-8
         (b"\x08\x09\x3a\x00" + b"\x72\x03\x0a\x01k" * 2, "'k' stands in it twice"),
+        (b"\x08\x09\x72\x12" + b"\x18\x00" * 9, "more than 8 fields"),  # in one metadata entry
+        (b"\x08\x09\x42\x03\x0a\x01\xff", "not an ONNX file"),  # the domain of an operator set is not UTF-8
     ],
 )
 def test_damaged_files_are_told_apart(content: bytes, message: str, tmp_path: Path) -> None:
@@ -79,7 +84,22 @@ def test_damaged_files_are_told_apart(content: bytes, message: str, tmp_path: Pa
     assert "some.onnx" in str(caught.value)
 
 
+def test_millions_of_fields_are_refused_at_once() -> None:
+    start = time.monotonic()
+    with pytest.raises(ArtifactError, match="more than 100000 fields"):
+        parts_of(b"\x08\x09" + b"\x48\x00" * 5_000_000)
+    assert time.monotonic() - start < 2
+
+
 def test_absent_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.onnx", tmp_path):
-        with pytest.raises(ArtifactError, match="cannot read the artifact"):
-            read_onnx(path)
+    with pytest.raises(ArtifactError, match=r"cannot read the artifact .*No such file"):
+        read_onnx(tmp_path / "nowhere.onnx")
+    with pytest.raises(ArtifactError, match=r"cannot read the artifact .*it is a folder, a pipe or a device"):
+        read_onnx(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(ArtifactError, match=r"pipe\.onnx: it is a folder, a pipe or a device"):
+        read_onnx(tmp_path / "pipe.onnx")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,39 @@ def test_engine_error_ends_the_stream() -> None:
     with PoseEstimator(fake_contract(), backend=FakeBackend(fail)) as estimate, pytest.raises(BackendError):  # type: ignore[arg-type]
         list(estimate.stream(frames(5)))
     assert threading.active_count() == before
+
+
+def test_a_source_that_blocks_does_not_hold_who_leaves() -> None:
+    gate = threading.Event()
+
+    def source() -> Iterator[np.ndarray]:
+        yield np.full((32, 32, 3), 7, np.uint8)
+        gate.wait(30)
+        yield np.full((32, 32, 3), 9, np.uint8)
+
+    with counting() as estimate:
+        stream = estimate.stream(source())
+        assert next(stream).num_candidates == 7
+        start = time.monotonic()
+        stream.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - start < 5
+        (worker,) = (thread for thread in threading.enumerate() if thread.name == "yolopose-stream")
+        assert worker.daemon
+        assert len(estimate._spare) == 2
+        for buffer in estimate._spare:
+            buffer[:] = 1
+        gate.set()
+        worker.join(10)
+        assert not worker.is_alive()
+        assert all((buffer == 1).all() for buffer in estimate._spare)  # the late frame went nowhere
+
+
+def test_not_a_sequence_of_frames() -> None:
+    with counting() as estimate:
+        with pytest.raises(TypeError):
+            next(estimate.stream(3))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="NoneType"):
+            next(estimate.stream([None]))  # type: ignore[list-item]
 
 
 def test_left_early() -> None:

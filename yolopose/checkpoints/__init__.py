@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
+from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint, YoloposeError
 from yolopose.runtime.skeleton import Skeleton
 
 from ..model.pose_net import PoseNet
@@ -13,10 +13,12 @@ from . import edgeai_yolov5, edgeai_yolox, mmpose, own, yolov7
 from .archive import Document, read_document
 from .own import read_extra, save
 from .pickled import kind_of
+from .transfer import SkeletonMismatch
 
 __all__ = ["DEMO", "load", "read_extra", "save"]
 
 DEMO = "demo"  # the name of the demo network, which comes from no file
+MAX_QUOTE = 200  # characters of a file's own text in a message
 READERS = (own, mmpose, edgeai_yolox, edgeai_yolov5, yolov7)
 
 
@@ -39,9 +41,12 @@ def load(path: str | Path, *, skeleton: Skeleton | None = None) -> PoseNet:
         if reader.recognises(document.content):
             try:
                 return reader.read(document, skeleton)
-            except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+            except (YoloposeError, MemoryError, SkeletonMismatch):
+                raise
+            except Exception as error:  # a file may be wrong in more ways than can be foreseen
                 raise CheckpointError(
-                    f"{document.path} looks like {reader.FORMAT}, but is damaged ({type(error).__name__}: {error})"
+                    f"{document.path} looks like {reader.FORMAT}, but is damaged "
+                    f"({type(error).__name__}: {str(error)[:MAX_QUOTE]})"
                 ) from error
     raise UnknownCheckpoint(
         f"{document.path} is a PyTorch file, but no pose network that yolopose reads: it holds {_summary(document)}. "
@@ -53,7 +58,7 @@ def _summary(document: Document) -> str:
     """What is inside, in a few words, to help whoever gave the wrong file."""
     content: Any = document.content
     if isinstance(content, dict):
-        keys = [str(key) for key in list(content)[:5]]
+        keys = [str(key)[:MAX_QUOTE] for key in list(content)[:5]]
         network = next((kind_of(content[key]) for key in ("model", "ema") if kind_of(content.get(key))), "")
         return f"a dictionary of {', '.join(keys) or 'nothing'}" + (f" with a {network} network" if network else "")
     return f"an object of type {kind_of(content) or type(content).__name__}"

@@ -1,19 +1,29 @@
-"""The names that a checkpoint's pickle may use, and the inert things that stand in for them.
+"""The names that a checkpoint's pickle may use.
 
-Nothing handed to the unpickler can be changed by the file: a pickle may set attributes on any object that it reaches,
-so the callables here have no attributes and the stand-in classes refuse new ones.
+Nothing here can be changed by the file, and no callable may make much of little: one that copies or joins what it is
+given, without a limit, turns a file of kilobytes into gigabytes when a pickle calls it again and again on its own
+results. Each therefore checks types and lengths, and looks no deeper than its arguments.
 """
 
 from __future__ import annotations
 
-import collections
-import re
-from typing import Any, NamedTuple, NoReturn
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
 
-from yolopose.runtime.errors import UnsafeCheckpoint
+from .stand_ins import (
+    MAX_INTEGER,
+    InertArray,
+    InertDtype,
+    InertStorage,
+    InertTensor,
+    Name,
+    StandInType,
+    check_keys,
+    refuse,
+)
 
 STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -28,102 +38,36 @@ STORAGE_DTYPES = {
     "BoolStorage": torch.bool,
 }
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+MAX_DIMENSIONS = 16
+MAX_NAME = 256  # characters of an imported name; the longest in real files has under a hundred
 
 
-def refuse(name: str) -> NoReturn:
-    raise UnsafeCheckpoint(
-        f"the file's pickle would call {name!r}, which no supported checkpoint needs; nothing of it was run. "
-        "Do not load this file with torch.load either unless you trust its author"
-    )
+class Call(ABC):
+    """What a pickle may call. The reader calls instances of this class and nothing else."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __call__(self, *args: Any) -> Any: ...
 
 
-class InertStorage(NamedTuple):
-    """The bytes behind tensors: ``numel`` elements of ``dtype`` under the name ``key`` of the archive."""
-
-    key: str
-    dtype: torch.dtype
-    numel: int
-
-
-class InertTensor(NamedTuple):
-    """A view of a storage; offset and stride count elements."""
-
-    storage: InertStorage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-class StandInType(type):
-    """Type of all stand-in classes: they can be neither called nor changed."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
-        refuse(cls.__qualname__)
-
-    def __setattr__(cls, name: str, value: Any) -> NoReturn:
-        refuse(f"setattr({cls.__qualname__}, {name!r})")
-
-
-class StandIn(metaclass=StandInType):
-    """An object of a class that is not imported; ``vars(x)`` are the attributes that the file gives it."""
-
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        refuse(f"setattr({type(self).__qualname__}, {name!r})")
-
-
-def stand_in_name(value: Any) -> str:
-    """Full name of the class that ``value`` stands for, such as "models.yolo.Model"; "" for anything else."""
-    return type(value).__qualname__ if isinstance(value, StandIn) else ""
-
-
-class InertArray:
-    """A numpy array as its pickle describes it."""
-
-    __slots__ = ("state",)
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def value(self) -> np.ndarray | None:
-        """The array; None when it is not made of numbers or its description is damaged."""
-        try:
-            _, shape, dtype, fortran, data = self.state
-            return np.frombuffer(data, dtype.value()).reshape(shape, order="F" if fortran else "C")
-        except (AttributeError, TypeError, ValueError):
-            return None
-
-
-class InertDtype:
-    """A numpy dtype as its pickle describes it; kinds other than numbers have no value."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: Any) -> None:
-        self.code, self.order = str(code), "<"
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|"):
-            self.order = state[1]
-
-    def value(self) -> np.dtype:
-        if not re.fullmatch(r"b1|[iu][1248]|f[248]", self.code):
-            raise ValueError(f"numpy type {self.code!r} is not a number")
-        return np.dtype(self.order.replace("|", "=") + self.code)
-
-
-class _Tensor:
+class _Tensor(Call):
     """torch._utils._rebuild_tensor and _v2."""
 
     __slots__ = ()
 
     def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> InertTensor:
-        numbers = (offset, *tuple(shape), *tuple(stride))
-        if not isinstance(storage, InertStorage) or not all(type(n) is int and n >= 0 for n in numbers):
+        if not isinstance(storage, InertStorage) or not (isinstance(shape, tuple) and isinstance(stride, tuple)):
             raise ValueError("a tensor with a damaged description")
-        return InertTensor(storage, offset, tuple(shape), tuple(stride))
+        numbers = (offset, *shape, *stride)
+        if not all(type(number) is int and 0 <= number < MAX_INTEGER for number in numbers):
+            raise ValueError("a tensor with a damaged description")
+        if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
+            raise ValueError(f"a tensor of {len(shape)} dimensions and {len(stride)} strides")
+        return InertTensor(storage, offset, shape, stride)
 
 
-class _First:
+class _First(Call):
     """torch._utils._rebuild_parameter: the tensor, without its gradient flags and hooks."""
 
     __slots__ = ()
@@ -132,25 +76,50 @@ class _First:
         return value
 
 
-class _Tuple:
+class _Tuple(Call):
     """torch.Size."""
 
     __slots__ = ()
 
     def __call__(self, values: Any = ()) -> tuple[Any, ...]:
+        if not isinstance(values, list | tuple) or len(values) > MAX_DIMENSIONS:
+            raise ValueError("a size with a damaged description")
         return tuple(values)
 
 
-class _Text:
-    """torch.device: its text."""
+class _Device(Call):
+    """torch.device: always the same text, for nothing here depends on the device."""
 
     __slots__ = ()
 
-    def __call__(self, *values: Any) -> str:
-        return ":".join(str(value) for value in values)
+    def __call__(self, kind: Any, index: Any = 0) -> str:
+        if type(kind) is not str or type(index) is not int:
+            raise ValueError("a device with a damaged description")
+        return "device"
 
 
-class _Encode:
+class _Dict(Call):
+    """collections.OrderedDict: a plain dictionary, which keeps its order too. Its content follows by other opcodes."""
+
+    __slots__ = ()
+
+    def __call__(self) -> dict[Any, Any]:
+        return {}
+
+
+class _Set(Call):
+    """set and frozenset."""
+
+    __slots__ = ()
+
+    def __call__(self, values: Any = ()) -> set[Any]:
+        if not isinstance(values, list | tuple | set):
+            raise ValueError("a set with a damaged description")
+        check_keys(values)
+        return set(values)
+
+
+class _Encode(Call):
     """_codecs.encode, as numpy's pickles use it: text to bytes."""
 
     __slots__ = ()
@@ -161,7 +130,7 @@ class _Encode:
         return text.encode("latin1")
 
 
-class _Array:
+class _Array(Call):
     """numpy's _reconstruct: an empty array, described by the state that follows."""
 
     __slots__ = ()
@@ -170,7 +139,7 @@ class _Array:
         return InertArray()
 
 
-class _Dtype:
+class _Dtype(Call):
     """numpy.dtype."""
 
     __slots__ = ()
@@ -179,37 +148,21 @@ class _Dtype:
         return InertDtype(code)
 
 
-class _Scalar:
+class _Scalar(Call):
     """numpy's scalar: a Python number, None when it is not one."""
 
     __slots__ = ()
 
     def __call__(self, dtype: Any, data: Any = b"") -> Any:
+        if not isinstance(dtype, InertDtype) or not isinstance(data, bytes):
+            return None
         try:
-            return np.frombuffer(data, dtype.value())[0].item()
+            return np.frombuffer(data, dtype.value(), count=1)[0].item()
         except (AttributeError, TypeError, ValueError, IndexError):
             return None
 
 
-class Name:
-    """A name that the file may mention and not call, such as numpy.ndarray as an argument."""
-
-    __slots__ = ("dtype", "name")
-    dtype: torch.dtype | None  # of a storage type
-    name: str
-
-    def __init__(self, name: str, dtype: torch.dtype | None = None) -> None:
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "dtype", dtype)
-
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        refuse(f"setattr({self.name}, {name!r})")
-
-    def __call__(self, *_args: Any) -> NoReturn:
-        refuse(self.name)
-
-
-class _Attribute:
+class _Attribute(Call):
     """getattr as mmengine's training logs use it, to name a method of one of their classes: a name, nothing else."""
 
     __slots__ = ()
@@ -217,20 +170,23 @@ class _Attribute:
     def __call__(self, owner: Any, name: Any) -> Name:
         if not isinstance(owner, StandInType) or not isinstance(name, str):
             refuse("builtins.getattr")
-        return Name(f"{owner.__qualname__}.{name}")
+        full = f"{owner.__qualname__}.{name}"
+        if len(full) > MAX_NAME:
+            refuse("builtins.getattr")
+        return Name(full)
 
 
 ALLOWED: dict[str, Any] = {
-    "collections.OrderedDict": collections.OrderedDict,
-    "builtins.set": set,
-    "__builtin__.set": set,
-    "builtins.frozenset": frozenset,
-    "__builtin__.frozenset": frozenset,
+    "collections.OrderedDict": _Dict(),
+    "builtins.set": _Set(),
+    "__builtin__.set": _Set(),
+    "builtins.frozenset": _Set(),
+    "__builtin__.frozenset": _Set(),
     "builtins.getattr": _Attribute(),
     "__builtin__.getattr": _Attribute(),
     "_codecs.encode": _Encode(),
     "torch.Size": _Tuple(),
-    "torch.device": _Text(),
+    "torch.device": _Device(),
     "torch._utils._rebuild_tensor": _Tensor(),
     "torch._utils._rebuild_tensor_v2": _Tensor(),
     "torch._utils._rebuild_parameter": _First(),

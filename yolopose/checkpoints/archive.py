@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import stat
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
+from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint, YoloposeError
 
-from .allowed import InertStorage, InertTensor, StandIn
 from .inert import unpickle
+from .stand_ins import MAX_INTEGER, InertStorage, InertTensor, StandIn
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -32,7 +34,8 @@ SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull` to get the weights",
 }
 MAX_PICKLE_BYTES = 1 << 28  # the pickle of the largest network here has under a megabyte
-MAX_DEPTH = 64
+MAX_TENSORS = 20_000  # of one network; the largest here has 3,000
+MAX_SHARING = 4  # times the size of the file that its tensors may fill; without ties between tensors it is once
 
 
 class Document:
@@ -42,28 +45,40 @@ class Document:
         self.path, self.content, self.sha256 = path, content, sha256
         self._spans = spans  # storage key -> position and length in the file, bytes
 
+    def check(self, tensors: Mapping[str, InertTensor]) -> None:
+        """CheckpointError unless the file holds ``tensors``, so that their shapes may be believed."""
+        if len(tensors) > MAX_TENSORS:
+            raise CheckpointError(f"{self.path}: {len(tensors)} tensors are more than any network here has")
+        size = sum(self._extent(inert, name) for name, inert in tensors.items())
+        if size > MAX_SHARING * self.path.stat().st_size:
+            raise CheckpointError(f"{self.path}: its tensors fill {size} bytes, many times as many as the file has")
+
     def tensor(self, inert: InertTensor, name: str) -> Tensor:
         """A tensor of its own memory. Raises CheckpointError when the file does not hold all of it."""
-        storage = inert.storage
-        last = inert.offset + sum((n - 1) * s for n, s in zip(inert.shape, inert.stride, strict=True))
-        if 0 in inert.shape:
-            return torch.empty(inert.shape, dtype=storage.dtype)
-        data = self._bytes(storage, name)
-        if last >= storage.numel or math.prod(inert.shape) > storage.numel:
-            raise CheckpointError(f"{self.path}: tensor {name!r} reaches past its {storage.numel} stored values")
-        flat = torch.frombuffer(bytearray(data), dtype=storage.dtype)
-        return flat.as_strided(inert.shape, inert.stride, inert.offset).clone(memory_format=torch.contiguous_format)
-
-    def _bytes(self, storage: InertStorage, name: str) -> bytes:
-        position, length = self._spans.get(storage.key, (0, -1))
-        if length != storage.numel * storage.dtype.itemsize:
-            raise CheckpointError(f"{self.path}: the values of tensor {name!r} are missing or cut short")
+        dtype, length = inert.storage.dtype, self._extent(inert, name)
+        if length == 0:
+            return torch.empty(inert.shape, dtype=dtype)
         with self.path.open("rb") as file:
-            file.seek(position)
+            file.seek(self._spans[inert.storage.key][0] + inert.offset * dtype.itemsize)
             data = file.read(length)
         if len(data) != length:
             raise CheckpointError(f"{self.path}: the file ends within tensor {name!r}; download it again")
-        return data
+        flat = torch.frombuffer(bytearray(data), dtype=dtype)
+        return flat.as_strided(inert.shape, inert.stride).clone(memory_format=torch.contiguous_format)
+
+    def _extent(self, inert: InertTensor, name: str) -> int:
+        """Bytes from the first to the last value of a tensor, all of which the file holds; 0 for an empty tensor."""
+        storage = inert.storage
+        if 0 in inert.shape:
+            if math.prod(max(n, 1) for n in inert.shape) >= MAX_INTEGER:
+                raise CheckpointError(f"{self.path}: tensor {name!r} has an impossible shape")
+            return 0
+        if self._spans.get(storage.key, (0, -1))[1] != storage.numel * storage.dtype.itemsize:
+            raise CheckpointError(f"{self.path}: the values of tensor {name!r} are missing or cut short")
+        count = 1 + sum((n - 1) * s for n, s in zip(inert.shape, inert.stride, strict=True))
+        if inert.offset + count > storage.numel or math.prod(inert.shape) > count:
+            raise CheckpointError(f"{self.path}: tensor {name!r} reaches past its {storage.numel} stored values")
+        return count * storage.dtype.itemsize
 
 
 def read_document(path: str | Path) -> Document:
@@ -73,6 +88,8 @@ def read_document(path: str | Path) -> Document:
     """
     path = Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may have no end
+            raise CheckpointError(f"cannot read the weights {path}: not a file")
         with path.open("rb") as file:
             head = file.read(64)
             file.seek(0)
@@ -84,9 +101,11 @@ def read_document(path: str | Path) -> Document:
     if not head:
         raise CheckpointError(f"{path} is empty (0 bytes)")
     if head.startswith(b"PK"):
-        content, spans = _read_zip(path)
+        with _damage(path, "archive"):
+            content, spans = _read_zip(path)
     elif head.startswith(b"\x80"):
-        content, spans = _read_legacy(path)
+        with _damage(path, "stream"):
+            content, spans = _read_legacy(path)
     else:
         known = next((text for magic, text in SIGNATURES.items() if head.startswith(magic)), None)
         guess = f"it looks like {known}" if known else f"it begins with {head[:8]!r}"
@@ -95,26 +114,30 @@ def read_document(path: str | Path) -> Document:
 
 
 def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
-    with _zip_errors(path), zipfile.ZipFile(path) as archive:
-        entries = {info.filename: info for info in archive.infolist()}
-        pickles = [name for name in entries if name.endswith("data.pkl") and name.count("/") <= 1]
-        if len(pickles) != 1:
-            raise UnknownCheckpoint(f"{path} is a zip archive, but not one that torch.save writes")
-        root = pickles[0].removesuffix("data.pkl")
-        if f"{root}constants.pkl" in entries:
-            raise UnknownCheckpoint(f"{path} is a TorchScript program; give the checkpoint it was made from")
-        info = entries[pickles[0]]
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > MAX_PICKLE_BYTES:
-            raise CheckpointError(f"{path} is not as torch.save writes it (its pickle is compressed or enormous)")
-        order = entries.get(f"{root}byteorder")
-        if order is not None and order.file_size < 16 and archive.read(order) != b"little":
-            raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported")
-        with archive.open(info) as file:
-            content = unpickle(file, str(path))
+    with zipfile.ZipFile(path) as archive:
+        root, content = read_content(archive, path)
         prefix = f"{root}data/"
-        stored = [i for i in entries.values() if i.filename.startswith(prefix) and not i.compress_type]
+        stored = [i for i in archive.infolist() if i.filename.startswith(prefix) and not i.compress_type]
     with path.open("rb") as raw:
         return content, {i.filename.removeprefix(prefix): (_data_position(raw, i), i.file_size) for i in stored}
+
+
+def read_content(archive: zipfile.ZipFile, path: str | Path) -> tuple[str, Any]:
+    """The folder inside the archive that holds everything, and the inert content; ``path`` is for messages."""
+    entries = {info.filename: info for info in archive.infolist()}
+    pickles = [name for name in entries if name.endswith("data.pkl") and name.count("/") <= 1]
+    if len(pickles) != 1:
+        raise UnknownCheckpoint(f"{path} is a zip archive, but not one that torch.save writes")
+    root = pickles[0].removesuffix("data.pkl")
+    if f"{root}constants.pkl" in entries:
+        raise UnknownCheckpoint(f"{path} is a TorchScript program; give the checkpoint it was made from")
+    info = entries[pickles[0]]
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > MAX_PICKLE_BYTES:
+        raise CheckpointError(f"{path} is not as torch.save writes it (its pickle is compressed or enormous)")
+    order = entries.get(f"{root}byteorder")
+    if order is not None and order.file_size < 16 and archive.read(order) != b"little":
+        raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported")
+    return root, unpickle(io.BytesIO(archive.read(info)), str(path))
 
 
 def _data_position(raw: Any, info: zipfile.ZipInfo) -> int:
@@ -125,36 +148,51 @@ def _data_position(raw: Any, info: zipfile.ZipInfo) -> int:
 
 
 @contextmanager
-def _zip_errors(path: Path) -> Iterator[None]:
+def _damage(path: Path, container: str) -> Iterator[None]:
+    """Whatever a damaged container raises is a CheckpointError: zipfile alone has a dozen kinds."""
     try:
         yield
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is a damaged or truncated archive ({error}); download it again") from error
+    except (YoloposeError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path} is a damaged or truncated {container} ({error}); download it again") from error
 
 
 def _read_legacy(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
     """Magic number, protocol, system facts, content, storage keys: five pickles; then each storage with its length."""
     where = str(path)
     with path.open("rb") as file:
-        if unpickle(file, where) != LEGACY_MAGIC:
+        head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+        if unpickle(head, where) != LEGACY_MAGIC:
             raise UnknownCheckpoint(f"{path} is a pickle, but not one that torch.save writes")
-        if unpickle(file, where) != LEGACY_PROTOCOL:
+        if unpickle(head, where) != LEGACY_PROTOCOL:
             raise UnknownCheckpoint(f"{path} was written by a PyTorch that is too old or too new")
-        facts = unpickle(file, where)
+        facts = unpickle(head, where)
         if not isinstance(facts, dict) or facts.get("little_endian") is not True:
             raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported")
-        content = unpickle(file, where)
-        keys = unpickle(file, where)
-        sizes = {s.key: s.dtype.itemsize for s in _storages(content)}
-        spans: dict[str, tuple[int, int]] = {}
-        for key in keys if isinstance(keys, list) else []:
-            header = file.read(8)
-            if len(header) < 8:
-                raise CheckpointError(f"{path} ends before its tensors do; download it again")
-            length = max(struct.unpack("<q", header)[0], 0) * sizes.get(str(key), 1)
-            spans[str(key)] = (file.tell(), length)
-            file.seek(length, 1)
-    return content, spans
+        content = unpickle(head, where)
+        keys = unpickle(head, where)
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise CheckpointError(f"{path}: its list of tensors is damaged")
+        itemsizes = {s.key: s.dtype.itemsize for s in _storages(content)}
+        return content, _legacy_spans(file, head.tell(), {key: itemsizes.get(key, 1) for key in keys}, path)
+
+
+def _legacy_spans(
+    file: IO[bytes], position: int, itemsizes: Mapping[str, int], path: Path
+) -> dict[str, tuple[int, int]]:
+    """Position and length in bytes of each storage; they follow one another from ``position``, each after its count."""
+    size = file.seek(0, io.SEEK_END)
+    spans: dict[str, tuple[int, int]] = {}
+    for key, itemsize in itemsizes.items():
+        file.seek(position)
+        header = file.read(8)
+        length = struct.unpack("<q", header)[0] * itemsize if len(header) == 8 else -1
+        if not 0 <= length <= size - position - 8:
+            raise CheckpointError(f"{path} ends before its tensors do; download it again")
+        spans[key] = (position + 8, length)
+        position += 8 + length
+    return spans
 
 
 def _storages(content: Any) -> Iterator[InertStorage]:
@@ -174,19 +212,3 @@ def _storages(content: Any) -> Iterator[InertStorage]:
             waiting.extend(value)
         elif isinstance(value, StandIn):
             waiting.append(vars(value))
-
-
-def named_tensors(module: Any, prefix: str = "", depth: int = 0) -> dict[str, InertTensor]:
-    """State dict of a stand-in ``torch.nn.Module``: parameters and persistent buffers by dotted name."""
-    if not isinstance(module, StandIn) or depth > MAX_DEPTH:
-        raise CheckpointError(f"the pickled network is damaged at {prefix!r}")
-    state = vars(module)
-    skipped = state.get("_non_persistent_buffers_set", ())
-    found: dict[str, InertTensor] = {}
-    for name, value in {**state.get("_parameters", {}), **state.get("_buffers", {})}.items():
-        if isinstance(value, InertTensor) and name not in skipped:
-            found[f"{prefix}{name}"] = value
-    for name, child in state.get("_modules", {}).items():
-        if child is not None:
-            found.update(named_tensors(child, f"{prefix}{name}.", depth + 1))
-    return found

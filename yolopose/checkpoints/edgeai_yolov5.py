@@ -15,7 +15,7 @@ from ..model.input_spec import RGB_UNIT
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
 from . import pickled, transfer
-from .archive import Document, named_tensors
+from .archive import Document
 
 FORMAT = "edgeai-yolov5"
 LICENCE = "GPL-3.0"
@@ -81,10 +81,10 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     pickled.check_norms(network, document)
     _check_blocks(layers, document)
     facts = pickled.head_facts(layers[-1], document)
-    modules = dict(pickled.modules_of(network))
+    modules = pickled.modules_of(network, document)
     of_spp = {name: module for name, module in modules.items() if name.startswith(f"model.{SPP_LAYER}.")}
     lite = pickled.kind_of(layers[0]) == "ConvFocus"
-    tensors = {name: inert for name, inert in named_tensors(network).items() if name not in DROPPED}
+    tensors = {name: inert for name, inert in pickled.named_tensors(network, document).items() if name not in DROPPED}
     config = NetConfig(
         name="",
         family="yolov5-pose",
@@ -92,7 +92,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         width=pickled.multiplier(network, "width_multiple", document),
         input=replace(RGB_UNIT, size=640 if lite else 960),
         skeleton=transfer.skeleton_for(facts.num_keypoints, skeleton, document),
-        classes=transfer.class_names(facts.num_classes, vars(network).get("names")),
+        classes=transfer.class_names(facts.num_classes, document, vars(network).get("names")),
         activation=pickled.activation_of({n: m for n, m in modules.items() if n not in of_spp}, document),
         spp_activation=pickled.activation_of(of_spp, document),
         stem="conv-focus" if lite else "focus",

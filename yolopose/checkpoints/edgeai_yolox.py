@@ -79,7 +79,9 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         width=stem[0] / 64,
         input=replace(BGR_BYTES, pad_side="bottom-right"),
         skeleton=transfer.skeleton_for(channels, skeleton, document),
-        classes=transfer.class_names(transfer.shape_of(tensors, "head.cls_preds.0.weight", document, FORMAT)[0]),
+        classes=transfer.class_names(
+            transfer.shape_of(tensors, "head.cls_preds.0.weight", document, FORMAT)[0], document
+        ),
         activation=activation,
         spp_activation=activation,
         stem="conv-focus" if lite else "focus",

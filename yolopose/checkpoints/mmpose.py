@@ -79,7 +79,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         width=transfer.shape_of(tensors, "backbone.stem.conv.conv.weight", document, FORMAT)[0] / 64,
         input=_input_spec(config_text),
         skeleton=_skeleton(transfer.shape_of(tensors, MARK, document, FORMAT)[0], skeleton, document),
-        classes=transfer.class_names(num_classes),
+        classes=transfer.class_names(num_classes, document),
         activation=activation,
         spp_activation=activation,
         head="mmpose",

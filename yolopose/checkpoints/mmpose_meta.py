@@ -6,7 +6,8 @@ from typing import Any
 
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 
-from .allowed import InertArray
+from .stand_ins import InertArray
+from .transfer import MAX_KEYPOINTS
 
 
 def skeleton_in(meta: Any) -> Skeleton | None:
@@ -20,7 +21,9 @@ def skeleton_in(meta: Any) -> Skeleton | None:
         return None
     try:
         by_id = described["keypoint_id2name"]
-        names = tuple(str(by_id[index]) for index in range(len(by_id)))
+        names = tuple(by_id[index] for index in range(len(by_id)))
+        if len(names) > MAX_KEYPOINTS or not all(isinstance(name, str) for name in names):
+            return None
         for built_in in (COCO_17, LSP_14):
             if [_plain(name) for name in names] == [_plain(name) for name in built_in.names]:
                 return built_in
@@ -29,14 +32,15 @@ def skeleton_in(meta: Any) -> Skeleton | None:
         if values is None:
             return None
         flip = [int(index) for index in described["flip_indices"]]
+        dataset = described.get("dataset_name")
         return Skeleton(
-            name=str(described.get("dataset_name") or f"mmpose-{len(names)}"),
+            name=dataset if isinstance(dataset, str) and dataset else f"mmpose-{len(names)}",
             names=names,
             flip_pairs=tuple((a, b) for a, b in enumerate(flip) if a < b),
             limbs=tuple((int(a), int(b)) for a, b in described.get("skeleton_links", ())),
             sigmas=tuple(float(value) for value in values),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None  # a description of another make; the number of keypoints decides then
 
 

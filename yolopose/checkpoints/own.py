@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
 from ..model.sizes import build
 from . import transfer
-from .archive import Document
+from .archive import Document, read_content, read_document
+from .stand_ins import brief
 
 FORMAT = "yolopose"
 SCHEMA = 1
@@ -61,6 +63,8 @@ def save(net: PoseNet, path: str | Path, **extra: Any) -> None:
     buffer.seek(0)
     try:
         torch.load(buffer, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(buffer) as archive:
+            read_content(archive, path)  # what yolopose.load does; it knows fewer kinds of keys than PyTorch
     except Exception as error:
         raise ValueError(f"extra may hold plain values and tensors only: {error}") from error
     atomic_write(Path(path), buffer.getvalue())
@@ -72,13 +76,13 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     schema = content.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         raise CheckpointError(
-            f"{document.path} has schema {schema!r}, this yolopose reads up to {SCHEMA}; update yolopose"
+            f"{document.path} has schema {brief(schema)}, this yolopose reads up to {SCHEMA}; update yolopose"
         )
     try:
         config = NetConfig.from_dict(json.loads(content["config"]))
         origin = json.loads(content["origin"])
         source_format, licence = str(origin["source_format"]), origin["weights_licence"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"{document.path}: its description of the network is damaged ({error})") from error
     if skeleton is not None:
         config = transfer.with_skeleton(config, skeleton, document)
@@ -91,6 +95,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
 
 def read_extra(path: str | Path) -> dict[str, Any]:
     """What ``save`` was given beside the network, such as the state of a training. CheckpointError if unreadable."""
+    read_document(path)  # refuses pickles that PyTorch would be busy with for ever
     try:
         document = torch.load(Path(path), map_location="cpu", weights_only=True)
         extra = document["extra"] if recognises(document) else None

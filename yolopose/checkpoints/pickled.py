@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from yolopose.runtime.errors import CheckpointError
 
 from ..model.blocks import BN_EPS
 from ..model.net_config import MAX_MULTIPLIER, Anchors
-from .allowed import InertTensor, StandIn, stand_in_name
-from .archive import MAX_DEPTH, Document
+from .archive import Document
+from .stand_ins import InertTensor, StandIn, brief, stand_in_name
 
+MAX_MODULES = 10_000  # of one network; the largest here has a tenth
+MAX_PATH = 1_000  # characters of a module's dotted name
 ACTIVATION_NAMES = {"SiLU": "silu", "ReLU": "relu"}
 Layout = tuple[tuple[str, object], ...]  # class name (several joined by "|") and where a layer takes its input from
 
@@ -50,12 +52,34 @@ def head_of(content: Any) -> Any:
     return layers[-1] if layers else None
 
 
-def modules_of(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Every module below ``module`` with its dotted name."""
-    for name, child in children(module).items():
-        if child is not None and depth < MAX_DEPTH:
-            yield f"{prefix}{name}", child
-            yield from modules_of(child, f"{prefix}{name}.", depth + 1)
+def modules_of(network: Any, document: Document) -> dict[str, StandIn]:
+    """Every module of ``network`` by dotted name, parents first, itself as "".
+
+    A module may be part of several others, as a shared activation is; CheckpointError when the walk has no end.
+    """
+    found: dict[str, StandIn] = {}
+    waiting = [("", network)]
+    while waiting:
+        name, module = waiting.pop()
+        if not isinstance(module, StandIn) or len(name) > MAX_PATH or len(found) + len(waiting) > MAX_MODULES:
+            raise CheckpointError(f"{document.path}: the pickled network is damaged at {brief(name)}")
+        found[name] = module
+        below = [(f"{name}.{key}" if name else str(key), child) for key, child in children(module).items()]
+        waiting.extend((path, child) for path, child in reversed(below) if child is not None)
+    return found
+
+
+def named_tensors(network: Any, document: Document) -> dict[str, InertTensor]:
+    """State dict of a stand-in ``torch.nn.Module``: parameters and persistent buffers, all in the file."""
+    found: dict[str, InertTensor] = {}
+    for prefix, module in modules_of(network, document).items():
+        state = vars(module)
+        skipped = state.get("_non_persistent_buffers_set", ())
+        for name, value in {**state.get("_parameters", {}), **state.get("_buffers", {})}.items():
+            if isinstance(value, InertTensor) and name not in skipped:
+                found[f"{prefix}.{name}" if prefix else str(name)] = value
+    document.check(found)
+    return found
 
 
 def check_layout(layers: Sequence[Any], layout: Layout, what: str, document: Document) -> None:
@@ -68,15 +92,17 @@ def check_layout(layers: Sequence[Any], layout: Layout, what: str, document: Doc
         found = (kind_of(layer), vars(layer).get("f"))
         if found[0] not in kinds.split("|") or found[1] != source:
             raise CheckpointError(
-                f"{document.path}: layer {index} is {found[0]} of {found[1]}, in {what} it is {kinds} of {source}"
+                f"{document.path}: layer {index} is {found[0]} of {brief(found[1])}, "
+                f"in {what} it is {kinds} of {source}"
             )
 
 
 def check_norms(network: Any, document: Document) -> None:
     """The networks here have one epsilon in every batch norm; another one would give other numbers silently."""
-    for name, module in modules_of(network):
-        if kind_of(module) == "BatchNorm2d" and abs(float(vars(module).get("eps", BN_EPS)) - BN_EPS) > 1e-9:
-            raise CheckpointError(f"{document.path}: {name} has epsilon {vars(module)['eps']}; {BN_EPS} is supported")
+    for name, module in modules_of(network, document).items():
+        epsilon = vars(module).get("eps", BN_EPS)
+        if kind_of(module) == "BatchNorm2d" and not (isinstance(epsilon, float) and abs(epsilon - BN_EPS) < 1e-9):
+            raise CheckpointError(f"{document.path}: {name} has epsilon {brief(epsilon)}; {BN_EPS} is supported")
 
 
 def activation_of(modules: Mapping[str, Any], document: Document) -> str:

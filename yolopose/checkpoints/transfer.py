@@ -15,8 +15,13 @@ from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
 from ..model.sizes import SIZES, build
-from .allowed import InertTensor
 from .archive import Document
+from .stand_ins import InertTensor, brief
+
+# More would be a damaged or hostile file: whole-body poses have 133 keypoints, the largest public data sets 365 classes
+# of people's surroundings.
+MAX_KEYPOINTS = MAX_CLASSES = 1_000
+MAX_INPUT = 16_384  # pixels a side
 
 Rules = Sequence[tuple[str, str]]  # (pattern of the start of a name, what takes its place)
 
@@ -24,6 +29,10 @@ Rules = Sequence[tuple[str, str]]  # (pattern of the start of a name, what takes
 NEUTRAL_SIGMA = 0.07
 # Counters that take no part in inference and that old PyTorch did not write.
 COUNTER = "num_batches_tracked"
+
+
+class SkeletonMismatch(ValueError):
+    """The caller's skeleton has another number of keypoints than the network: a ValueError, the file is whole."""
 
 
 def renamed(name: str, rules: Rules) -> str | None:
@@ -48,13 +57,16 @@ def rename_all(tensors: Mapping[str, InertTensor], rules: Rules, document: Docum
 
 def filled_net(config: NetConfig, tensors: Mapping[str, Tensor], document: Document) -> PoseNet:
     """A network in evaluation mode, float32, that holds exactly ``tensors``: none missing, none left over."""
+    _check_count(config.skeleton.num_keypoints, MAX_KEYPOINTS, "keypoints", document)
+    _check_count(len(config.classes), MAX_CLASSES, "classes", document)
+    _check_count(config.input.size, MAX_INPUT, "pixels a side", document)
     try:
         with torch.device("meta"):  # no memory, no random numbers drawn
             net = build(config)
     except ValueError as error:
         raise CheckpointError(f"{document.path} describes a network that cannot be: {error}") from error
     expected = net.state_dict()
-    given = {name: _float32(tensor) for name, tensor in tensors.items()}
+    given = {name: _as_stored_by_us(tensor, name) for name, tensor in tensors.items()}
     for name, tensor in expected.items():
         if name.endswith(COUNTER):
             given.setdefault(name, torch.zeros((), dtype=tensor.dtype))
@@ -64,8 +76,15 @@ def filled_net(config: NetConfig, tensors: Mapping[str, Tensor], document: Docum
     return net.eval()
 
 
-def _float32(tensor: Tensor) -> Tensor:
+def _as_stored_by_us(tensor: Tensor, name: str) -> Tensor:
+    if name.endswith(COUNTER):
+        return tensor.long()
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _check_count(count: int, most: int, what: str, document: Document) -> None:
+    if not 1 <= count <= most:
+        raise CheckpointError(f"{document.path}: {brief(count)} {what}; a network here has 1 to {most}")
 
 
 def _check(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], document: Document) -> None:
@@ -80,6 +99,8 @@ def _check(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], document
             raise CheckpointError(
                 f"{document.path}: {name} is {tuple(tensor.shape)} in the file, {tuple(expected[name].shape)} expected"
             )
+        if tensor.dtype != expected[name].dtype:
+            raise CheckpointError(f"{document.path}: {name} is {tensor.dtype}; quantised weights are not supported")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise CheckpointError(f"{document.path}: {name} holds values that are not finite; the training diverged?")
 
@@ -90,9 +111,10 @@ def _some(what: str, names: list[str]) -> str:
 
 def skeleton_for(num_keypoints: int, given: Skeleton | None, document: Document) -> Skeleton:
     """The caller's skeleton if it fits, else the built-in one of that many points, else nameless points."""
+    _check_count(num_keypoints, MAX_KEYPOINTS, "keypoints", document)
     if given is not None:
         if given.num_keypoints != num_keypoints:
-            raise ValueError(
+            raise SkeletonMismatch(
                 f"skeleton {given.name!r} has {given.num_keypoints} keypoints, {document.path} has {num_keypoints}"
             )
         return given
@@ -118,8 +140,9 @@ def generic_skeleton(num_keypoints: int) -> Skeleton:
     )
 
 
-def class_names(count: int, known: object = None) -> tuple[str, ...]:
+def class_names(count: int, document: Document, known: object = None) -> tuple[str, ...]:
     """``known`` if it is a list (or a dict by index) of that many texts, else "person" or numbered classes."""
+    _check_count(count, MAX_CLASSES, "classes", document)
     if isinstance(known, Mapping):
         known = [known.get(index) for index in range(count)] if len(known) == count else None
     if isinstance(known, list | tuple) and len(known) == count and all(isinstance(name, str) for name in known):
@@ -142,10 +165,12 @@ def count_blocks(names: Sequence[str] | Mapping[str, object], prefix: str) -> in
 
 
 def require_tensors(value: object, document: Document) -> dict[str, InertTensor]:
-    """A state dict as a plain dictionary of tensors."""
+    """A state dict as a plain dictionary of tensors, all in the file."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise CheckpointError(f"{document.path}: the state dict is damaged")
-    return {key: tensor for key, tensor in value.items() if isinstance(tensor, InertTensor)}
+    tensors = {key: tensor for key, tensor in value.items() if isinstance(tensor, InertTensor)}
+    document.check(tensors)
+    return tensors
 
 
 def named(config: NetConfig) -> NetConfig:

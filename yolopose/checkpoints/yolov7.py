@@ -15,7 +15,7 @@ from ..model.input_spec import RGB_UNIT
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
 from . import pickled, transfer
-from .archive import Document, named_tensors
+from .archive import Document
 from .edgeai_yolov5 import KEYPOINT_RULES
 
 FORMAT = "yolov7-pose"
@@ -75,8 +75,8 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     pickled.check_layout(layers, LAYOUT, "YOLOv7-W6-pose", document)
     pickled.check_norms(network, document)
     facts = pickled.head_facts(layers[-1], document)
-    activation = pickled.activation_of(dict(pickled.modules_of(network)), document)
-    inert = {name: tensor for name, tensor in named_tensors(network).items() if name not in DROPPED}
+    activation = pickled.activation_of(pickled.modules_of(network, document), document)
+    inert = {name: tensor for name, tensor in pickled.named_tensors(network, document).items() if name not in DROPPED}
     depthwise = f"model.{HEAD_LAYER}.m_kpt.0.0.conv.weight" in inert
     tensors = folded_implicit(transfer.rename_all(inert, RULES, document), document)
     config = NetConfig(
@@ -86,7 +86,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         width=pickled.multiplier(network, "width_multiple", document),
         input=replace(RGB_UNIT, size=960),
         skeleton=transfer.skeleton_for(facts.num_keypoints, skeleton, document),
-        classes=transfer.class_names(facts.num_classes, vars(network).get("names")),
+        classes=transfer.class_names(facts.num_classes, document, vars(network).get("names")),
         activation=activation,
         spp_activation=activation,
         focus_order="columns",  # ReOrg
@@ -112,6 +112,8 @@ def folded_implicit(tensors: dict[str, Tensor], document: Document) -> dict[str,
         try:
             add, multiply = (tensors[f"{kind}.{level}.implicit"].double().flatten() for kind in ("ia", "im"))
             weight, bias = kept[f"{box}.weight"].double(), kept[f"{box}.bias"].double()
+            if (*bias.shape, *add.shape, 1, 1) != weight.shape or bias.shape != multiply.shape:  # would be broadcast
+                raise RuntimeError(f"{len(multiply)} and {len(add)} values for a convolution {tuple(weight.shape)}")
             shifted = bias + torch.einsum("oi,i->o", weight[:, :, 0, 0], add)
             kept[f"{box}.weight"] = (weight * multiply.view(-1, 1, 1, 1)).float()
             kept[f"{box}.bias"] = (shifted * multiply).float()

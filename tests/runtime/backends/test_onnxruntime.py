@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from yolopose.runtime.backends.base import Backend, open_backend
+from yolopose.runtime.backends.base import INPUT_NAMES, OUTPUT_NAMES, Backend, RawPeople, open_backend
 from yolopose.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from yolopose.runtime.contract import Contract, NmsInfo, PrecisionInfo, Range, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
@@ -35,6 +35,13 @@ def test_infers_with_the_shapes_and_types_of_the_contract(artifact: Path) -> Non
     backend.close()
     with pytest.raises(ValueError, match="closed"):
         backend.infer(np.zeros((1, 64, 96, 3), np.uint8), *thresholds(1))
+
+
+def test_names_are_those_of_the_contract(artifact: Path) -> None:
+    assert RawPeople._fields == OUTPUT_NAMES
+    graph = onnx.load(artifact).graph
+    assert tuple(value.name for value in graph.input) == INPUT_NAMES
+    assert tuple(value.name for value in graph.output) == OUTPUT_NAMES
 
 
 def test_results_belong_to_the_caller(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
@@ -147,8 +154,12 @@ def test_cuda_is_not_in_this_build(artifact: Path) -> None:
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(BackendUnavailable, match=r"has no CUDAExecutionProvider.*yolopose\[gpu\]"):
+    with pytest.raises(
+        BackendUnavailable, match=r"device cuda:0 \(CUDAExecutionProvider\) was asked for, but .*CPUExecutionProvider"
+    ) as caught:
         open_backend(artifact, read_contract(artifact), device="cuda")
+    words = str(caught.value)
+    assert 0 < words.index("no NVIDIA GPU") < words.index("use device cpu") < words.index("pip uninstall onnxruntime")
 
 
 def test_cuda_that_falls_back_is_an_error(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +177,8 @@ def test_cuda_that_falls_back_is_an_error(artifact: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(onnxruntime, "InferenceSession", fallback)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     with pytest.raises(
-        BackendUnavailable, match="CUDAExecutionProvider was asked for but CPUExecutionProvider is active"
+        BackendUnavailable,
+        match=r"device cuda:1 \(CUDAExecutionProvider\) was asked for, but CPUExecutionProvider is active.*no NVIDIA.*cuDNN",
     ):
         open_backend(artifact, read_contract(artifact), device="cuda:1")
     assert asked == [("CUDAExecutionProvider", {"device_id": "1"})]
