@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from yolopose.runtime.images import list_images
+from yolopose.runtime.images import evenly, list_images
 
 from .settings import BenchSettings
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from yolopose.data.coco import CocoKeypoints
 
 SCENES = 32  # drawn when no folder is given and no --limit
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,14 @@ def gather_images(settings: BenchSettings, scratch: Path) -> BenchImages:
     if settings.images is None:
         return _synthetic(settings.limit or SCENES, scratch)
     if settings.data is None:
-        paths = evenly(list_images(settings.images), settings.limit)
+        files = list_images(settings.images)
+        paths = [files[i] for i in evenly(len(files), settings.limit)]
         return BenchImages(f"{_short(settings.images)}, without labels", tuple(path.resolve() for path in paths))
     from yolopose.data.coco import read_coco
 
     dataset = read_coco(settings.data, settings.images)
-    chosen = evenly(list(dataset.images.values()), settings.limit)
+    every = list(dataset.images.values())
+    chosen = [every[i] for i in evenly(len(every), settings.limit)]
     return BenchImages(
         f"{_short(settings.images)}, labelled by {settings.data.name}",
         tuple(image.path.resolve() for image in chosen),
@@ -58,10 +58,3 @@ def _synthetic(count: int, scratch: Path) -> BenchImages:
     SyntheticScenes(count).save_coco(scratch)
     paths = sorted(path for path in scratch.rglob("*") if path.suffix in (".png", ".jpg"))
     return BenchImages("synthetic scenes of yolopose.data.synthetic, seed 0; no photographs were given", tuple(paths))
-
-
-def evenly(items: Sequence[T], limit: int | None) -> list[T]:
-    """At most ``limit`` of the items, evenly spread, in their order; the same ones each time."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]

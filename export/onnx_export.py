@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from yolopose.deploy.deployed import INPUT_NAMES, OUTPUT_NAMES, BareNet, DeployedNet
+from yolopose.deploy.deployed import BareNet, DeployedNet
 from yolopose.model.pose_net import PoseNet
-from yolopose.runtime.contract import NmsInfo
+from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 
 MAX_SIZE = 4096  # pixels, of a file with dynamic height and width
 OPSET = 18  # newest that every engine takes: ONNX Runtime's CUDA provider lacks Resize-19 and ReduceMax-20 kernels

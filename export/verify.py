@@ -15,7 +15,7 @@ from yolopose.evaluation import evaluate
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import ParityInfo
 from yolopose.runtime.estimator import PoseEstimator
-from yolopose.runtime.images import evenly, list_images, read_image
+from yolopose.runtime.images import evenly, list_images, read_image, readable
 from yolopose.runtime.machine import installed_versions, machine_now
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
 from yolopose.runtime.skeleton import Skeleton
@@ -70,7 +70,7 @@ def verification_images(data: Path | None, images: Path | None, skeleton: Skelet
 
 
 def _names(paths: Sequence[Path]) -> tuple[str, ...]:
-    return tuple(path.name for path in paths)
+    return tuple(readable(path.name) for path in paths)
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ def _open_session(runtime: ModuleType, path: Path, options: Any, kind: str, inde
     if wanted not in active:  # ONNX Runtime falls back to the CPU without an error
         raise BackendUnavailable(
             f"device {kind}:{index} ({wanted}) was asked for, but {', '.join(active)} is active. Either "
-            "there is no NVIDIA GPU with a working driver (nvidia-smi lists it): use device cpu; or the CUDA and cuDNN that ONNX Runtime "
-            f"{runtime.__version__} needs are not installed: install them"
+            "there is no NVIDIA GPU with a working driver (nvidia-smi lists it): use device cpu; or the CUDA and "
+            f"cuDNN that ONNX Runtime {runtime.__version__} needs are not installed: install them"
         )
     return session
 

@@ -4,19 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from yolopose.benchmarks.inputs import evenly, gather_images
+from yolopose.benchmarks.inputs import gather_images
 from yolopose.benchmarks.settings import BenchSettings
 from yolopose.runtime.errors import SourceError
 
 ARTIFACTS = (Path("a.onnx"),)
-
-
-@pytest.mark.parametrize(
-    ("count", "limit", "expected"),
-    [(0, 3, []), (3, None, [0, 1, 2]), (3, 5, [0, 1, 2]), (10, 1, [0]), (10, 3, [0, 3, 6]), (10, 10, list(range(10)))],
-)
-def test_a_limit_spreads_evenly(count: int, limit: int | None, expected: list[int]) -> None:
-    assert evenly(range(count), limit) == expected
 
 
 def test_photographs_without_labels(photographs: Path, tmp_path: Path) -> None:

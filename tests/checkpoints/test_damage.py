@@ -66,7 +66,7 @@ def test_empty_tensor_of_impossible_shape(shape: tuple[int, ...], tmp_path: Path
         "origin": text('{"source_format": "new", "weights_licence": null}'),
         "state_dict": dictionary({"x": tensor(shape, (0, 0, 0))}),
     }
-    with pytest.raises(CheckpointError, match="impossible shape|damaged description"):
+    with pytest.raises(CheckpointError, match=r"impossible shape|damaged description"):
         yolopose.load(zipped(START + dictionary(document) + b".", tmp_path / "net.pt"))
 
 

@@ -173,9 +173,11 @@ def test_unlike_the_published_network(change: Any, message: str, checkpoints: Pa
         yolopose.load(tmp_path / "changed.pt")
 
 
-def test_implicit_vectors_must_fit(checkpoints: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "channels"), [("ia", 3), ("im", 1), ("im", 1000)])
+def test_implicit_vectors_must_fit(kind: str, channels: int, checkpoints: Path, tmp_path: Path) -> None:
+    """One that is broadcast would give other numbers, or a product as large as its author likes."""
     document = stored(checkpoints / W6)
-    layers(document)[118].ia[2].implicit = nn.Parameter(torch.zeros(1, 3, 1, 1))
+    getattr(layers(document)[118], kind)[2].implicit = nn.Parameter(torch.zeros(1, channels, 1, 1))
     torch.save(document, tmp_path / "changed.pt")
     with pytest.raises(CheckpointError, match="implicit vectors of level 2"):
         yolopose.load(tmp_path / "changed.pt")

@@ -97,7 +97,7 @@ def test_json_is_one_document_on_stdout(
     document = json.loads(capsys.readouterr().out)
     assert document["artifact"] == str(tmp_path / "here.onnx")
     assert document["verdict"] == "unverified"  # it has never seen a person
-    assert "too few people" in document["reason"]
+    assert "too few to judge by" in document["reason"]
     assert document["comparison"]["matched"] > 0  # its arithmetic was compared all the same, at a lower threshold
     assert document["comparison"]["max_px"] <= 0.05
     contract = document["contract"]

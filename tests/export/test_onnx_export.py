@@ -14,11 +14,11 @@ from torch import nn
 
 import yolopose
 from tests.test_structure import ROOT
-from yolopose.deploy.deployed import INPUT_NAMES, OUTPUT_NAMES, DeployedNet
+from yolopose.deploy.deployed import DeployedNet
 from yolopose.deploy.reference import greedy_nms
 from yolopose.export.onnx_export import ShapeConfig, bare_onnx_from_net, onnx_from_net
 from yolopose.model.pose_net import PoseNet
-from yolopose.runtime.contract import NmsInfo
+from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 from yolopose.runtime.skeleton import Skeleton
 
 NMS = NmsInfo(candidates=600, max_people=20, score_threshold=0.5)

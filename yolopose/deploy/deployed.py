@@ -13,9 +13,6 @@ from ..model.fuse import fuse_conv_bn
 from ..model.pose_net import PoseNet
 from .nms import select_candidates, suppress
 
-INPUT_NAMES = ("images", "score_threshold", "iou_threshold")
-OUTPUT_NAMES = ("num_people", "boxes", "scores", "labels", "keypoints", "num_candidates", "flags")
-
 
 class People(NamedTuple):
     """The artifact's outputs; M rows an image, rows past ``num_people`` are zero."""
