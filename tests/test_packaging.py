@@ -44,6 +44,15 @@ def test_wheel_holds_every_package_and_data_file(tmp_path: Path) -> None:
     assert names == _expected()
 
 
+def test_git_tracks_no_link_but_those_of_the_folders() -> None:
+    """A link to an environment, say, would break every clone."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    links = {line.split("\t")[1] for line in listed.splitlines() if line.startswith("120000")}
+    assert links == {"yolopose/benchmarks", "yolopose/export", "yolopose/runtime"}
+
+
 def test_commands_of_the_package_exist() -> None:
     from importlib.metadata import entry_points
 
