@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from yolopose.data.coco import read_coco
-from yolopose.evaluation import evaluate
+from yolopose.evaluation import evaluate, iou_matrix
 from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.images import list_images, read_image
 from yolopose.runtime.result import PoseResult
@@ -29,11 +29,7 @@ def rounds_to_settle(boxes: np.ndarray, iou_threshold: float) -> int:
 
     boxes: (n, 4) xyxy float32 by falling score. The graph needs one round more, to see that nothing changes any longer.
     """
-    extent = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    intersection = np.prod(np.maximum(extent, 0), axis=2)
-    area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
-    union = area[:, None] + area[None] - intersection
-    suppresses = np.tril(intersection > np.float32(iou_threshold) * union, -1).astype(np.float32)
+    suppresses = np.tril(iou_matrix(boxes, boxes) > iou_threshold, -1).astype(np.float32)
     keep = np.ones(len(boxes), np.float32)
     for done in range(len(boxes) + 1):
         following = (suppresses @ keep < 0.5).astype(np.float32)

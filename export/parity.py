@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from yolopose.evaluation import oks_matrix
+from yolopose.evaluation import iou_matrix, oks_matrix
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
@@ -42,21 +42,9 @@ class ParityReport:
         return asdict(self)
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of boxes (P, 4) and (Q, 4) xyxy: (P, Q)."""
-    if not len(a) or not len(b):
-        return np.zeros((len(a), len(b)))
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    extent = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    intersection = np.prod(np.maximum(extent, 0), axis=2)
-    area_a, area_b = (np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1) for boxes in (a, b))
-    union = area_a[:, None] + area_b[None] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
-
-
 def _match(reference: PoseResult, artifact: PoseResult) -> tuple[list[tuple[int, int]], list[int], list[int]]:
     """Pairs by falling IoU (same label, at least ``MATCH_IOU``), then the people of either side that stay alone."""
-    iou = np.nan_to_num(_iou(reference.boxes, artifact.boxes))  # a NaN box overlaps nothing
+    iou = np.nan_to_num(iou_matrix(reference.boxes, artifact.boxes))  # a NaN box overlaps nothing
     iou[reference.labels[:, None] != artifact.labels[None]] = 0
     pairs = []
     free_reference, free_artifact = set(range(len(reference))), set(range(len(artifact)))
@@ -74,7 +62,7 @@ def _match(reference: PoseResult, artifact: PoseResult) -> tuple[list[tuple[int,
 def _count_borderline(alone: PoseResult, others: PoseResult, score_threshold: float, iou_threshold: float) -> int:
     """How many of ``alone`` are there only because a score or an overlap with a kept person is at its threshold."""
     at_score = np.abs(alone.scores - score_threshold) <= BORDERLINE
-    at_overlap = (np.abs(_iou(alone.boxes, others.boxes) - iou_threshold) <= BORDERLINE).any(axis=1)
+    at_overlap = (np.abs(iou_matrix(alone.boxes, others.boxes) - iou_threshold) <= BORDERLINE).any(axis=1)
     return int((at_score | at_overlap).sum())
 
 

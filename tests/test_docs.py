@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -50,7 +49,6 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 def test_openvino_reads_and_runs_the_file(trained_artifact: Path, photographs: list[Path]) -> None:
     openvino = pytest.importorskip("openvino")
-    os.environ.setdefault("OPENVINO_TELEMETRY_ENABLED", "0")
     with PoseEstimator(trained_artifact, threads=1) as estimate:
         batch, _ = estimate.preprocess([cv2.imread(str(path)) for path in photographs[:3]])
         expected = estimate.infer(batch)

@@ -104,6 +104,16 @@ def oks_matrix(keypoints: np.ndarray, labels: np.ndarray, areas: np.ndarray, sig
     return total / np.where(number > 0, number, np.nan)
 
 
+def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU (P, Q) float64 of boxes (P, 4) and (Q, 4) xyxy; 0 where neither has an area."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    extent = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    intersection = np.prod(np.maximum(extent, 0), axis=2)
+    area_a, area_b = (np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1) for boxes in (a, b))
+    union = area_a[:, None] + area_b[None] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
 def _choose(dataset: CocoKeypoints, image_ids: Collection[int] | None, images: Convention) -> list[int]:
     if images not in ("all", "with-people"):
         raise ValueError(f'images must be "all" or "with-people", got {images!r}')

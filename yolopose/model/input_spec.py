@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from yolopose.runtime.contract_parts import PAD_SIDES
+
 CHANNEL_ORDERS = ("bgr", "rgb")
-PAD_SIDES = ("center", "bottom-right")
 
 
 @dataclass(frozen=True)

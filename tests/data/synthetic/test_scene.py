@@ -15,6 +15,7 @@ import pytest
 
 from yolopose.data.coco import read_coco
 from yolopose.data.synthetic import Scene, SyntheticScenes
+from yolopose.runtime.errors import OutputError
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 
 DIGEST_CODE = """
@@ -207,12 +208,11 @@ def test_save_coco_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="image_format"):
         source.save_coco(tmp_path, "gif")
 
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", full)  # where a full disk may show first
+    with pytest.raises(OutputError, match="No space left"):
         source.save_coco(tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 

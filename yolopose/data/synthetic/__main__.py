@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from yolopose.runtime.console import Console, parser, run
-from yolopose.runtime.errors import OutputError
 from yolopose.runtime.skeleton import SKELETONS
 
 from . import SyntheticScenes
@@ -30,10 +29,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     scenes = SyntheticScenes(
         arguments.count, size_wh=(width, height), seed=arguments.seed, skeleton=SKELETONS[arguments.skeleton]
     )
-    try:
-        labels = scenes.save_coco(arguments.output)
-    except OSError as error:
-        raise OutputError(f"cannot write {arguments.output}: {error.strerror or error}") from error
+    labels = scenes.save_coco(arguments.output)
     console.result({"labels": str(labels), "images": len(scenes)}, f"{len(scenes)} scenes, labels in {labels}")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+
+from yolopose.runtime.errors import OutputError
+from yolopose.runtime.output import atomic_write, output_folder
 
 if TYPE_CHECKING:
     from .scene import LabelledPerson, SyntheticScenes
@@ -20,10 +22,11 @@ def save_coco(scenes: SyntheticScenes, folder: Path, image_format: str = "png") 
     """Write folder/images/*.png (or .jpg, quality 95) and folder/person_keypoints.json; returns the latter's path.
 
     The labels come last and are renamed into place, so that they never name an image that is not there.
+    Raises OutputError where the folder cannot be written.
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"image_format must be one of {list(IMAGE_FORMATS)}, got {image_format!r}")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    output_folder(folder / "images")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, scene in enumerate(scenes):
@@ -47,7 +50,7 @@ def save_coco(scenes: SyntheticScenes, folder: Path, image_format: str = "png") 
         "categories": [category],
     }
     path = folder / "person_keypoints.json"
-    _replace(path, json.dumps(document).encode())
+    atomic_write(path, json.dumps(document))
     return path
 
 
@@ -68,16 +71,5 @@ def _annotation(person: LabelledPerson) -> dict[str, Any]:
 def _write_image(path: Path, image: np.ndarray) -> None:
     done, data = cv2.imencode(path.suffix, image, IMAGE_FORMATS[path.suffix[1:]])
     if not done:
-        raise OSError(f"OpenCV could not encode {path.name}")
-    _replace(path, data.tobytes())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename; nothing half written stays behind."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        raise OutputError(f"OpenCV could not encode {path.name}")
+    atomic_write(path, data.tobytes())
