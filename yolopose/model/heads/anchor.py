@@ -125,6 +125,10 @@ class AnchorHead(nn.Module):
         xy = (encoded[:, :, :2] * 2 - 0.5 + priors[:, None, :2]) * priors[:, None, 2:3]
         return xy, encoded[:, :, 2].sigmoid()
 
+    def keypoint_logits(self, raw: Tensor, priors: Tensor) -> Tensor:
+        """Logits of the keypoint scores, (B, K, n), for a loss; they need no priors."""
+        return raw.unflatten(1, (self.num_keypoints, 3))[:, :, 2]
+
 
 def depthwise_tower(channels: int, activation: str) -> nn.Sequential:
     """Depth-wise 3x3 and 1x1 convolutions in turn, beginning and ending with a depth-wise one."""

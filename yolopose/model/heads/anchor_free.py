@@ -104,13 +104,18 @@ class AnchorFreeHead(nn.Module):
 
     def decode_keypoints(self, raw: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3K, n) encoded and their priors -> xy (B, K, 2, n) in pixels, scores (B, K, n) in 0..1."""
-        k = self.num_keypoints
-        grid, stride = priors[:, None, :2], priors[:, 2:3]
+        grid, stride = priors[:, None, :2], priors[:, None, 2:3]
         if self.variant == "mmpose":
-            xy = raw[:, : 2 * k].unflatten(1, (k, 2))
-            return (xy + grid) * stride[:, None], raw[:, 2 * k :].sigmoid()
-        encoded = raw.unflatten(1, (k, 3)) * 2 - 0.5
-        return (encoded[:, :, :2] + grid) * stride[:, None], (encoded[:, :, 2] * stride).sigmoid()
+            xy = raw[:, : 2 * self.num_keypoints].unflatten(1, (self.num_keypoints, 2))
+        else:
+            xy = raw.unflatten(1, (self.num_keypoints, 3))[:, :, :2] * 2 - 0.5
+        return (xy + grid) * stride, self.keypoint_logits(raw, priors).sigmoid()
+
+    def keypoint_logits(self, raw: Tensor, priors: Tensor) -> Tensor:
+        """Logits of the keypoint scores, (B, K, n), for a loss."""
+        if self.variant == "mmpose":
+            return raw[:, 2 * self.num_keypoints :]
+        return (raw.unflatten(1, (self.num_keypoints, 3))[:, :, 2] * 2 - 0.5) * priors[:, 2:3]
 
 
 def _fill_biases(predictions: nn.ModuleList, value: float) -> None:
