@@ -1,12 +1,13 @@
-"""What an artifact's people are worth: counts and flags, parity with the reference, AP against labels."""
+"""What the people that a network finds are worth: counts and flags, parity with the reference, AP against labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from yolopose.runtime.contract import Contract
+from yolopose.evaluation import Convention, evaluate
 from yolopose.runtime.result import CANDIDATES_CUT, NMS_NOT_CONVERGED, PEOPLE_CUT, PoseResult
+from yolopose.runtime.skeleton import Skeleton
 
 from .inputs import BenchImages
 from .report import Found
@@ -30,7 +31,7 @@ def summary(results: Sequence[PoseResult], score: float) -> Found:
 def parity(
     reference: Sequence[PoseResult],
     artifact: Sequence[PoseResult],
-    contract: Contract,
+    skeleton: Skeleton,
     score: float,
     iou: float,
     images: BenchImages,
@@ -39,15 +40,15 @@ def parity(
     from yolopose.export.parity import compare_people  # numpy alone: neither torch nor onnx
 
     names = [path.name for path in images.paths]
-    report = compare_people(reference, artifact, contract.skeleton, score, iou_threshold=iou, names=names)
+    report = compare_people(reference, artifact, skeleton, score, iou_threshold=iou, names=names)
     return report.to_dict()
 
 
-def average_precision(results: Sequence[PoseResult], contract: Contract, images: BenchImages) -> dict[str, Any]:
+def average_precision(
+    results: Sequence[PoseResult], skeleton: Skeleton, images: BenchImages, convention: Convention
+) -> dict[str, Any]:
     """Fields of ``evaluation.KeypointAP`` over the images of this run; they must be labelled."""
-    from yolopose.evaluation import evaluate
-
     assert images.dataset is not None, "AP needs labels"
     by_id = dict(zip(images.image_ids, results, strict=True))
-    figures = evaluate(by_id, images.dataset, contract.skeleton, image_ids=list(images.image_ids))
+    figures = evaluate(by_id, images.dataset, skeleton, image_ids=list(images.image_ids), images=convention)
     return figures.to_dict()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .accuracy import average_precision, parity, summary
 from .inputs import BenchImages
 from .measure import latency, paired_excess, paired_share
 from .people_file import load_people
-from .plan import Plan, Subject
-from .report import ArtifactReport, Identity, NetworkBaseline, ReferenceReport, Start
+from .plan import Plan
+from .report import ArtifactReport, CheckpointReport, Found, Identity, NetworkBaseline, Start
+from .subjects import ArtifactSubject, CheckpointSubject, Subject
 
 Answers = Sequence[dict[str, Any]]  # of one kind of job for one subject, one a round
 
@@ -25,7 +27,7 @@ def pooled(answers: Answers) -> dict[str, list[float]]:
     return samples_ms
 
 
-def identity(subject: Subject) -> Identity:
+def identity(subject: ArtifactSubject) -> Identity:
     contract, nms = subject.contract, subject.contract.nms
     precision = contract.precision
     same = precision.weights == precision.activations
@@ -39,16 +41,16 @@ def identity(subject: Subject) -> Identity:
         candidates=nms.candidates,
         rounds=nms.rounds,
         max_people=nms.max_people,
-        score=subject.opening.score,
-        iou=subject.opening.iou,
+        score=subject.score,
+        iou=subject.iou,
         contract_verdict=contract.parity.verdict if contract.parity else None,
     )
 
 
 def artifact_report(
-    subject: Subject, timed: Answers, network: Answers, first_p50_ms: float | None, plan: Plan, images: BenchImages
+    subject: ArtifactSubject, timed: Answers, network: Answers, first_p50_ms: float, plan: Plan, images: BenchImages
 ) -> ArtifactReport:
-    """``first_p50_ms``: of the first artifact's total; None when this is the first."""
+    """``first_p50_ms``: of the total of the run's first file, which may be this one."""
     samples_ms = pooled(timed)
     figures = {name: latency(values) for name, values in samples_ms.items()}
     overhead = None
@@ -56,16 +58,11 @@ def artifact_report(
         estimator_ms = [infer + post for infer, post in zip(samples_ms["infer"], samples_ms["post"], strict=True)]
         overhead = paired_excess(estimator_ms, samples_ms["bare"])
     batches = timed[0]["throughput"]
-    score, evaluation_score = subject.opening.score, plan.settings.evaluation_score
-    people = load_people(plan.people_file(subject, score))
-    compared = ap = found_evaluation = None
-    if plan.settings.reference is not None:
-        expected = load_people(plan.reference_file(subject, score))
-        compared = parity(expected, people, subject.contract, score, subject.opening.iou, images)
-    if images.dataset is not None:
-        evaluated = load_people(plan.people_file(subject, evaluation_score))
-        found_evaluation = summary(evaluated, evaluation_score)
-        ap = average_precision(evaluated, subject.contract, images)
+    compared = None
+    if (reference := plan.reference(subject)) is not None:
+        people = load_people(plan.people_file(subject, subject.score))
+        expected = load_people(plan.reference_file(reference, subject.score))
+        compared = parity(expected, people, subject.skeleton, subject.score, subject.iou, images)
     return ArtifactReport(
         identity=identity(subject),
         backend=timed[0]["backend"],
@@ -75,41 +72,65 @@ def artifact_report(
         network=_network_baseline(subject, network),
         throughput={batch: statistics.median(answer["throughput"][batch] for answer in timed) for batch in batches},
         start=_start(timed),
-        speed=(first_p50_ms or figures["total"].p50_ms) / figures["total"].p50_ms,
-        found=summary(people, score),
-        found_evaluation=found_evaluation,
+        speed=first_p50_ms / figures["total"].p50_ms,
         parity=compared,
-        ap=ap,
+        **_accuracy(subject, lambda score: plan.people_file(subject, score), plan, images),
         samples_ms=samples_ms,
     )
 
 
-def reference_report(timed: Answers, first_p50_ms: float, plan: Plan, images: BenchImages) -> ReferenceReport:
-    assert plan.settings.reference is not None
-    subject = plan.subjects[0]
+def checkpoint_report(
+    subject: CheckpointSubject,
+    file_at: Callable[[float], Path],
+    timed: Answers,
+    first_p50_ms: float,
+    plan: Plan,
+    images: BenchImages,
+) -> CheckpointReport:
+    """``file_at``: where the people found at a score threshold lie."""
     samples_ms = pooled(timed)
     total = latency(samples_ms["total"])
-    ap = None
-    if images.dataset is not None:
-        results = load_people(plan.reference_file(subject, plan.settings.evaluation_score))
-        ap = average_precision(results, subject.contract, images)
-    return ReferenceReport(
-        name=plan.settings.reference.name,
+    return CheckpointReport(
+        name=subject.name,
+        weights_sha256=timed[0]["weights_sha256"],
+        network=timed[0]["network"],
+        shape_hw=subject.shape_hw,
+        max_people=subject.max_people,
+        score=subject.score,
+        iou=subject.iou,
         version=timed[0]["version"],
         threads=timed[0]["threads"],
         latency={"total": total},
         round_p50_ms=round_medians(timed),
         speed=first_p50_ms / total.p50_ms,
-        ap=ap,
         samples_ms=samples_ms,
+        **_accuracy(subject, file_at, plan, images),
     )
+
+
+def _accuracy(subject: Subject, file_at: Callable[[float], Path], plan: Plan, images: BenchImages) -> dict[str, Any]:
+    """``found``, ``found_evaluation`` and ``ap`` of either report; the last two are None without labels."""
+    found_evaluation: Found | None = None
+    ap: dict[str, Any] | None = None
+    if images.dataset is not None:
+        score = plan.settings.evaluation_score
+        evaluated = load_people(file_at(score))
+        found_evaluation = summary(evaluated, score)
+        ap = average_precision(evaluated, subject.skeleton, images, plan.settings.evaluation_images)
+    found = summary(load_people(file_at(subject.score)), subject.score)
+    return {"found": found, "found_evaluation": found_evaluation, "ap": ap}
+
+
+def pooled_p50_ms(timed: Answers) -> float:
+    """Median of the total of all rounds."""
+    return latency(pooled(timed)["total"]).p50_ms
 
 
 def round_medians(timed: Answers) -> tuple[float, ...]:
     return tuple(latency(answer["samples_ms"]["total"]).p50_ms for answer in timed)
 
 
-def _network_baseline(subject: Subject, answers: Answers) -> NetworkBaseline | None:
+def _network_baseline(subject: ArtifactSubject, answers: Answers) -> NetworkBaseline | None:
     if not answers:
         return None
     samples_ms = pooled(answers)

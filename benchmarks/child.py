@@ -10,13 +10,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from yolopose.runtime import errors
 
 from .tasks import Task, task_to_dict
 
 _STDERR_LINES = 20  # of a crashed child, quoted in the error
+
+
+class RunChild(Protocol):
+    def __call__(self, task: Task) -> dict[str, Any]: ...
 
 
 def run_child(task: Task, module: str = "yolopose.benchmarks.worker") -> dict[str, Any]:

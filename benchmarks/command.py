@@ -1,4 +1,4 @@
-"""``yolopose-bench``: time, memory and accuracy of artifacts, side by side."""
+"""``yolopose-bench``: time, memory and accuracy of artifacts and checkpoints, side by side."""
 
 from __future__ import annotations
 
@@ -17,24 +17,55 @@ from yolopose.runtime.output import atomic_write, output_folder
 from . import tables
 from .benchmark import run_benchmark
 from .report import BenchReport, to_json_values
-from .settings import BenchSettings
+from .settings import CONVENTIONS, BenchSettings
 
 _DEFAULTS = {field.name: field.default for field in fields(BenchSettings)}
 
 
 def build_parser() -> console.ArgumentParser:
-    parser = console.parser("yolopose-bench", "Measure time, memory and accuracy of artifacts, side by side.")
+    parser = console.parser(
+        "yolopose-bench", "Measure time, memory and accuracy of artifacts and checkpoints, side by side."
+    )
     add = parser.add_argument
-    add("artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="exported file; speed is relative to the first")
-    add("--reference", type=Path, metavar="WEIGHTS", help="checkpoint: adds parity, time of PyTorch, bare network")
-    add("--images", type=Path, metavar="DIR", help="folder of photographs; without it synthetic scenes are drawn")
-    add("--data", type=Path, metavar="JSON", help="COCO keypoint labels of --images: adds AP")
-    add("--backend", default=_DEFAULTS["backend"], help="engine that runs the artifacts")
+    add(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="exported file, checkpoint (.pt, .pth) or demo; speed is relative to the first artifact, or checkpoint",
+    )
+    add(
+        "--reference",
+        type=Path,
+        metavar="WEIGHTS",
+        help="what the artifacts are compared with: adds parity, bare network",
+    )
+    add(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder of photographs; without it and --data synthetic scenes are drawn",
+    )
+    add("--data", type=Path, metavar="LABELS", help="COCO keypoint JSON, or YAML of a YOLO-pose folder: adds AP")
+    add("--split", default=_DEFAULTS["split"], help="of such a YAML: train, val or test")
+    add(
+        "--evaluation-images",
+        choices=CONVENTIONS,
+        default=_DEFAULTS["evaluation_images"],
+        help="AP over all images (mmpose's convention), or those with people alone (yolov5-pose, yolov7, ultralytics)",
+    )
+    add("--backend", default=_DEFAULTS["backend"], help="engine that runs the artifacts; checkpoints run in PyTorch")
     add("--device", help="device of the engine (as the engine decides)")
     add("--threads", type=int, metavar="N", help="threads of the engine (as the engine decides)")
-    add("--imgsz", type=int, nargs="+", metavar="PX", help="input size: one number, or height width (as the contract)")
-    add("--score", type=float, help="score threshold for time and parity (as the contract)")
-    add("--iou", type=float, help="IoU threshold of NMS (as the contract)")
+    add(
+        "--imgsz",
+        type=int,
+        nargs="+",
+        metavar="PX",
+        help="input size: one number, or height width (as the contract; of a checkpoint its own)",
+    )
+    add("--score", type=float, help="score threshold for time and parity (as the contract; of a checkpoint 0.25)")
+    add("--iou", type=float, help="IoU threshold of NMS (as the contract; of a checkpoint 0.65)")
     _add_sampling(parser)
     add("--output", type=Path, metavar="DIR", help="folder for benchmark.json and benchmark.md")
     return parser
@@ -48,14 +79,14 @@ def _add_sampling(parser: console.ArgumentParser) -> None:
     add("evaluation-score", "score threshold for AP", float)
     add("batch", "throughput is measured at batch 1 and N")
     add("limit", "at most N images, evenly spread (all; 32 synthetic scenes)")
-    add("iterations", "timed images of each artifact, all rounds together")
+    add("iterations", "timed images of each file, all rounds together")
     add("warmup", "images before the measurement of each round, not counted")
-    add("rounds", "fresh processes of each artifact; artifacts take turns")
+    add("rounds", "fresh processes of each file; files take turns")
 
 
 def settings_from(arguments: argparse.Namespace) -> BenchSettings:
     values = {name: getattr(arguments, name) for name in _DEFAULTS}
-    values["artifacts"] = tuple(arguments.artifacts)
+    values["files"] = tuple(arguments.files)
     if arguments.imgsz is not None:
         if len(arguments.imgsz) > 2:
             raise ValueError(f"--imgsz takes one number, or height and width; got {arguments.imgsz}")

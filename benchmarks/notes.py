@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .report import ArtifactReport, BenchReport
+from .report import ArtifactReport, BenchReport, CheckpointReport, Measured
 
 _BUSY_LOAD = 0.5  # runnable processes per usable core, before we start any
 _ROUND_SPREAD = 0.05
@@ -17,11 +17,23 @@ def notes(report: BenchReport) -> Iterator[str]:
     yield from _machine_notes(report)
     if report.iterations < _PERCENTILE_SAMPLES:
         yield f"n = {report.iterations}: p99 is the slowest sample; take --iterations {_PERCENTILE_SAMPLES} or more"
-    if not any(artifact.parity or artifact.ap for artifact in report.artifacts):
-        yield f"speed without accuracy: give --reference or --data; the contracts say {_verdicts(report)}"
+    if not any(artifact.parity for artifact in report.artifacts) and not any(row.ap for row in report.measured):
+        if report.artifacts:
+            yield f"speed without accuracy: give --reference or --data; the contracts say {_verdicts(report)}"
+        else:
+            yield "speed without accuracy: give --data"
+    if report.checkpoints:
+        yield (
+            "checkpoints run in PyTorch on the CPU: the call alone is timed; stages, baselines, throughput, start, "
+            "memory and parity are of artifacts"
+        )
     for artifact in report.artifacts:
-        yield from _artifact_notes(artifact)
-        yield from _speed_notes(artifact, report.artifacts[0])
+        yield from _flag_notes(artifact)
+    first, *others = report.measured
+    for subject in report.measured:
+        yield from _spread_notes(subject)
+    for subject in others:
+        yield from _speed_notes(subject, first)
 
 
 def round_spread(round_p50_ms: tuple[float, ...]) -> float:
@@ -40,11 +52,21 @@ def _machine_notes(report: BenchReport) -> Iterator[str]:
         yield f"frequency governor {machine.governor!r}: clocks may have changed while measuring"
 
 
-def _artifact_notes(artifact: ArtifactReport) -> Iterator[str]:
-    name = artifact.identity.name
-    spread = round_spread(artifact.round_p50_ms)
+def _name(subject: Measured) -> str:
+    return subject.name if isinstance(subject, CheckpointReport) else subject.identity.name
+
+
+def _precision(subject: Measured) -> str:
+    return "float32" if isinstance(subject, CheckpointReport) else subject.identity.precision
+
+
+def _spread_notes(subject: Measured) -> Iterator[str]:
+    spread = round_spread(subject.round_p50_ms)
     if spread > _ROUND_SPREAD:
-        yield f"{name}: medians of the rounds lie {100 * spread:.1f} % apart; the machine was not quiet"
+        yield f"{_name(subject)}: medians of the rounds lie {100 * spread:.1f} % apart; the machine was not quiet"
+
+
+def _flag_notes(artifact: ArtifactReport) -> Iterator[str]:
     for found in (artifact.found, artifact.found_evaluation):
         if found is None:
             continue
@@ -55,21 +77,20 @@ def _artifact_notes(artifact: ArtifactReport) -> Iterator[str]:
         }
         for what, images in flags.items():
             if images:
+                name = artifact.identity.name
                 yield f"{name}: {what} on {images} of {found.images} images at score {found.score:g}"
 
 
-def _speed_notes(artifact: ArtifactReport, first: ArtifactReport) -> Iterator[str]:
+def _speed_notes(subject: Measured, first: Measured) -> Iterator[str]:
     """Lower precision that does not pay, and differences that the noise of the rounds could explain."""
-    if artifact is first:
-        return
-    noise = max(round_spread(artifact.round_p50_ms), round_spread(first.round_p50_ms))
-    name, precision = artifact.identity.name, artifact.identity.precision
-    within_noise = abs(artifact.speed - 1) <= noise
+    noise = max(round_spread(subject.round_p50_ms), round_spread(first.round_p50_ms))
+    name, precision = _name(subject), _precision(subject)
+    within_noise = abs(subject.speed - 1) <= noise
     if within_noise:
         spread = f"rounds differ by {100 * noise:.1f} % themselves"
-        yield f"{name}: no difference in speed from {first.identity.name} is shown, {spread}"
-    if precision != "float32" and first.identity.precision == "float32" and (artifact.speed < 1 or within_noise):
-        yield f"{name}: {precision} is not worth it here, {artifact.speed:.2f}x the speed of {first.identity.name}"
+        yield f"{name}: no difference in speed from {_name(first)} is shown, {spread}"
+    if precision != "float32" and _precision(first) == "float32" and (subject.speed < 1 or within_noise):
+        yield f"{name}: {precision} is not worth it here, {subject.speed:.2f}x the speed of {_name(first)}"
 
 
 def _verdicts(report: BenchReport) -> str:

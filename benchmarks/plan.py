@@ -7,36 +7,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from yolopose.runtime.contract import Contract, read_contract
-
 from .inputs import BenchImages
-from .settings import DEMO, BenchSettings
-from .tasks import NetworkTask, Opening, PeopleTask, ReferenceTask, Task, TimeTask
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One artifact of the run. ``name`` is unique in the run."""
-
-    name: str
-    path: Path
-    contract: Contract
-    opening: Opening
-
-    @property
-    def shape_hw(self) -> tuple[int, int]:
-        if self.opening.imgsz is not None:
-            return (self.opening.imgsz[0], self.opening.imgsz[1])
-        return (self.contract.input.height.opt, self.contract.input.width.opt)
-
-    @property
-    def is_float32(self) -> bool:
-        return self.contract.precision.weights == self.contract.precision.activations == "float32"
-
-    @property
-    def batches(self) -> tuple[int, int]:
-        """1 and the largest batch its input takes."""
-        return (1, self.contract.input.batch.max)
+from .settings import BenchSettings
+from .subjects import ArtifactSubject, CheckpointSubject, Subject, reference_subject
+from .tasks import NetworkTask, PeopleTask, ReferenceTask, Task, TimeTask
 
 
 @dataclass(frozen=True)
@@ -44,35 +18,6 @@ class Job:
     kind: str  # "people", "reference people", "network", "time", "reference time"
     subject: str
     task: Task
-
-
-def subjects(settings: BenchSettings) -> list[Subject]:
-    """Reads every contract; raises ArtifactError and its kin before anything is measured."""
-    names = unique_names(settings.artifacts)
-    return [_subject(name, path, settings) for name, path in zip(names, settings.artifacts, strict=True)]
-
-
-def _subject(name: str, path: Path, settings: BenchSettings) -> Subject:
-    contract = read_contract(path)
-    opening = Opening(
-        artifact=str(path.resolve()),
-        backend=settings.backend,
-        device=settings.device,
-        threads=settings.threads,
-        imgsz=None if settings.imgsz is None else list(settings.imgsz),
-        score=contract.nms.score_threshold if settings.score is None else settings.score,
-        iou=contract.nms.iou_threshold if settings.iou is None else settings.iou,
-    )
-    return Subject(name, path, contract, opening)
-
-
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """File names; where one appears again, with a number: the same file twice shows the noise of a run."""
-    names: list[str] = []
-    for path in paths:
-        repeats = sum(other.name == path.name for other in paths[: len(names)])
-        names.append(path.name if repeats == 0 else f"{path.name} #{repeats + 1}")
-    return names
 
 
 def network_baseline_possible(settings: BenchSettings) -> bool:
@@ -84,66 +29,76 @@ def network_baseline_possible(settings: BenchSettings) -> bool:
 class Plan:
     """Jobs in the order they run, and the files that people travel in."""
 
-    def __init__(self, settings: BenchSettings, found: Sequence[Subject], images: BenchImages, scratch: Path) -> None:
+    def __init__(
+        self,
+        settings: BenchSettings,
+        artifacts: Sequence[ArtifactSubject],
+        checkpoints: Sequence[CheckpointSubject],
+        images: BenchImages,
+        scratch: Path,
+    ) -> None:
         self.settings = settings
-        self.subjects = found
+        self.artifacts = artifacts
+        self.checkpoints = checkpoints
+        self.subjects: list[Subject] = [*artifacts, *checkpoints]
         self._paths = [str(path) for path in images.paths]
         self._labelled = images.dataset is not None
         self._scratch = scratch
-        self._references: dict[tuple[object, ...], int] = {}
+        self._references: list[CheckpointSubject] = []
+        if settings.reference is not None:
+            every = [reference_subject(settings.reference, artifact) for artifact in artifacts]
+            self._references = list(dict.fromkeys(every))
 
     def people_file(self, subject: Subject, score: float) -> Path:
         return self._scratch / f"people-{self.subjects.index(subject)}-{score!r}.npz"
 
-    def reference_file(self, subject: Subject, score: float) -> Path:
-        """Artifacts of equal shape, M and IoU threshold share one pass of the reference."""
-        return self._scratch / f"reference-{self._reference_number(subject)}-{score!r}.npz"
+    def reference_file(self, reference: CheckpointSubject, score: float) -> Path:
+        """Artifacts of equal shape, M and thresholds share one pass of the reference."""
+        return self._scratch / f"reference-{self._references.index(reference)}-{score!r}.npz"
+
+    def reference(self, artifact: ArtifactSubject) -> CheckpointSubject | None:
+        """The reference as it is compared with this artifact."""
+        return None if self.settings.reference is None else reference_subject(self.settings.reference, artifact)
 
     def jobs(self) -> list[Job]:
         return [*self._accuracy_jobs(), *self._timing_jobs()]
 
     def _scores(self, subject: Subject) -> list[float]:
-        return [subject.opening.score, *([self.settings.evaluation_score] if self._labelled else [])]
+        return [subject.score, *([self.settings.evaluation_score] if self._labelled else [])]
 
-    def _reference_number(self, subject: Subject) -> int:
-        key = (subject.shape_hw, subject.opening.iou, subject.opening.score, subject.contract.nms.max_people)
-        return self._references.setdefault(key, len(self._references))
-
-    def _network_file(self, subject: Subject) -> str:
-        return str(self._scratch / f"network-{self._reference_number(subject)}.onnx")
+    def _network_file(self, reference: CheckpointSubject) -> str:
+        return str(self._scratch / f"network-{self._references.index(reference)}.onnx")
 
     def _accuracy_jobs(self) -> Iterator[Job]:
-        for subject in self.subjects:
-            files = {str(self.people_file(subject, score)): score for score in self._scores(subject)}
-            yield Job("people", subject.name, PeopleTask(subject.opening, self._paths, files))
-        done: set[int] = set()
-        for subject in self.subjects:
-            number = self._reference_number(subject)
-            if self.settings.reference is not None and number not in done:
-                done.add(number)
-                files = {str(self.reference_file(subject, score)): score for score in self._scores(subject)}
-                task = self._reference_task(subject, self._paths, files=files, network=self._network_file(subject))
-                yield Job("reference people", subject.name, task)
+        for artifact in self.artifacts:
+            files = {str(self.people_file(artifact, score)): score for score in self._scores(artifact)}
+            yield Job("people", artifact.name, PeopleTask(artifact.opening, self._paths, files))
+        for checkpoint in self.checkpoints:
+            files = {str(self.people_file(checkpoint, score)): score for score in self._scores(checkpoint)}
+            yield Job("people", checkpoint.name, self._torch_people(checkpoint, files, None))
+        for reference in self._references:
+            files = {str(self.reference_file(reference, score)): score for score in self._scores(reference)}
+            task = self._torch_people(reference, files, self._network_file(reference))
+            yield Job("reference people", reference.name, task)
 
     def _timing_jobs(self) -> Iterator[Job]:
         settings = self.settings
         for index in range(settings.rounds):
             iterations = settings.iterations_of_round(index)
             images = self._round_images(index, iterations + settings.warmup)
-            for subject in self.subjects:
-                batches = sorted({1, min(settings.batch, subject.batches[1])})
-                task = TimeTask(subject.opening, images, iterations, settings.warmup, batches)
-                yield Job("time", subject.name, task)
-                if settings.reference is not None and network_baseline_possible(settings):
-                    file = self._network_file(subject)
-                    network = NetworkTask(subject.opening, file, images, iterations, settings.warmup)
-                    yield Job("network", subject.name, network)
-            if settings.reference is not None:
-                first = self.subjects[0]
-                timed = self._reference_task(
-                    first, images, score=first.opening.score, iterations=iterations, warmup=settings.warmup
-                )
-                yield Job("reference time", settings.reference.name, timed)
+            for artifact in self.artifacts:
+                batches = sorted({1, min(settings.batch, artifact.batches[1])})
+                task = TimeTask(artifact.opening, images, iterations, settings.warmup, batches)
+                yield Job("time", artifact.name, task)
+                reference = self.reference(artifact)
+                if reference is not None and network_baseline_possible(settings):
+                    file = self._network_file(reference)
+                    network = NetworkTask(artifact.opening, file, images, iterations, settings.warmup)
+                    yield Job("network", artifact.name, network)
+            for checkpoint in self.checkpoints:
+                yield Job("time", checkpoint.name, self._torch_time(checkpoint, images, iterations))
+            for first in self._references[:1]:
+                yield Job("reference time", first.name, self._torch_time(first, images, iterations))
 
     def _round_images(self, index: int, count: int) -> list[str]:
         """The images of one round: each round begins where the last one ended, so that rounds see different ones."""
@@ -151,29 +106,28 @@ class Plan:
         start = index * count
         return [self._paths[(start + i) % len(self._paths)] for i in range(count)]
 
-    def _reference_task(
-        self,
-        subject: Subject,
-        images: list[str],
-        *,
-        files: dict[str, float] | None = None,
-        network: str | None = None,
-        score: float | None = None,
-        iterations: int = 0,
-        warmup: int = 0,
-    ) -> ReferenceTask:
-        reference = self.settings.reference
-        assert reference is not None
+    def _torch_people(self, subject: CheckpointSubject, files: dict[str, float], network: str | None) -> ReferenceTask:
         return ReferenceTask(
-            weights=str(reference if reference == DEMO else reference.resolve()),
+            weights=subject.weights,
             threads=self.settings.threads,
             shape_hw=list(subject.shape_hw),
-            iou=subject.opening.iou,
-            max_people=subject.contract.nms.max_people,
-            images=images,
-            files=files or {},
+            iou=subject.iou,
+            max_people=subject.max_people,
+            images=self._paths,
+            files=files,
             network=network,
-            score=score,
+        )
+
+    def _torch_time(self, subject: CheckpointSubject, images: list[str], iterations: int) -> ReferenceTask:
+        return ReferenceTask(
+            weights=subject.weights,
+            threads=self.settings.threads,
+            shape_hw=list(subject.shape_hw),
+            iou=subject.iou,
+            max_people=subject.max_people,
+            images=images,
+            files={},
+            score=subject.score,
             iterations=iterations,
-            warmup=warmup,
+            warmup=self.settings.warmup,
         )

@@ -1,4 +1,4 @@
-"""Inside the child: the PyTorch reference. The only module here that loads torch, and onnx for the bare network."""
+"""Inside the child: a checkpoint in PyTorch. The only module here that loads torch, and onnx for the bare network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def run_reference(task: ReferenceTask) -> dict[str, Any]:
-    """Whatever the task asks for: people at each threshold, the bare network as ONNX, time of the public call."""
+    """Whatever the task asks for: people at each threshold, the bare network as ONNX, time of the public call.
+
+    Raises what ``yolopose.load`` raises, and ValueError for a size that the network does not take.
+    """
     import torch
 
     from yolopose.checkpoints import load
@@ -26,38 +29,51 @@ def run_reference(task: ReferenceTask) -> dict[str, Any]:
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     net = load(task.weights)
-    shape_hw = (task.shape_hw[0], task.shape_hw[1])
+    shape_hw = _shape_hw(net, task)
 
-    def estimator(score: float) -> ReferenceEstimator:
-        return ReferenceEstimator(
-            net, score_threshold=score, iou_threshold=task.iou, max_people=task.max_people, shape_hw=shape_hw
-        )
-
+    estimate = ReferenceEstimator(net, iou_threshold=task.iou, max_people=task.max_people, shape_hw=shape_hw)
     if task.files:
-        from .people_file import save_people
-
-        for file, score in task.files.items():
-            save_people(Path(file), [_people(estimator(score), path) for path in task.images])
+        _save_people(estimate, task)
     if task.network is not None:
         _export_network(net, shape_hw, Path(task.network))
     samples_ms: dict[str, list[float]] = {}
     if task.score is not None:
         images = [read_image(path) for path in task.images[: task.warmup + task.iterations]]
-        samples_ms = _time_calls(estimator(task.score), images, task)
+        estimate.score_threshold = task.score
+        samples_ms = _time_calls(estimate, images, task)
     return {
         "samples_ms": samples_ms,
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
         "weights_sha256": net.weights_sha256,
+        "network": net.config.name,
+        "shape_hw": list(shape_hw),
+        "skeleton": net.skeleton.to_dict(),
     }
 
 
-def _people(reference: ReferenceEstimator, path: str) -> PoseResult:
-    from yolopose.runtime import PoseResult, read_image
+def _shape_hw(net: PoseNet, task: ReferenceTask) -> tuple[int, int]:
+    height, width = task.shape_hw or (net.input.size, net.input.size)
+    if height % net.input.multiple or width % net.input.multiple:
+        name, multiple = Path(task.weights).name, net.input.multiple
+        raise ValueError(f"{name}: height and width must be multiples of {multiple}, got {height} x {width}")
+    return height, width
 
-    people = reference(read_image(path))
-    assert isinstance(people, PoseResult)  # one image, not a list
-    return people
+
+def _save_people(estimate: ReferenceEstimator, task: ReferenceTask) -> None:
+    """The network runs once an image, whatever the number of thresholds."""
+    from yolopose.runtime import read_image
+
+    from .people_file import save_people
+
+    found: dict[str, list[PoseResult]] = {file: [] for file in task.files}
+    for path in task.images:
+        predictions, placement = estimate.predict(read_image(path))
+        for file, score in task.files.items():
+            estimate.score_threshold = score
+            found[file].append(estimate.people(predictions, placement))
+    for file, results in found.items():
+        save_people(Path(file), results)
 
 
 def _export_network(net: PoseNet, shape_hw: tuple[int, int], path: Path) -> None:

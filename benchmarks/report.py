@@ -10,7 +10,7 @@ from yolopose.runtime.machine import Machine
 
 from .measure import Latency, Paired
 
-SCHEMA = "1.0"
+SCHEMA = "1.1"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ArtifactReport:
     network: NetworkBaseline | None
     throughput: dict[str, float]  # images/s by batch size, median of the rounds
     start: Start
-    speed: float  # p50 of total of the first artifact, divided by this one's: above 1 is faster
+    speed: float  # p50 of total of the first file, divided by this one's: above 1 is faster
     found: Found
     found_evaluation: Found | None
     parity: dict[str, Any] | None  # export.parity.ParityReport
@@ -87,17 +87,28 @@ class ArtifactReport:
 
 
 @dataclass(frozen=True)
-class ReferenceReport:
-    """The PyTorch reference at the shape and thresholds of the first artifact."""
+class CheckpointReport:
+    """A network run by PyTorch on the CPU in float32. What belongs to a file that is deployed is not measured of it."""
 
     name: str
-    version: str
+    weights_sha256: str | None
+    network: str
+    shape_hw: tuple[int, int]
+    max_people: int
+    score: float  # thresholds that time was measured at
+    iou: float
+    version: str  # of torch
     threads: int
     latency: dict[str, Latency]  # total
     round_p50_ms: tuple[float, ...]
-    speed: float
+    speed: float  # as of an artifact
+    found: Found
+    found_evaluation: Found | None
     ap: dict[str, Any] | None
     samples_ms: dict[str, list[float]]
+
+
+Measured = ArtifactReport | CheckpointReport
 
 
 @dataclass(frozen=True)
@@ -107,14 +118,21 @@ class BenchReport:
     machine: Machine
     images: str  # what the input was, in words
     num_images: int
+    evaluation_images: str  # which images AP is taken over: "all" or "with-people"
     threads: int | None  # asked for; None: as the engine decides
     iterations: int
     warmup: int
     rounds: int
     artifacts: tuple[ArtifactReport, ...]
-    reference: ReferenceReport | None
+    checkpoints: tuple[CheckpointReport, ...]
+    reference: CheckpointReport | None  # at the shape and thresholds of the first artifact
     notes: tuple[str, ...]
     schema: str = SCHEMA
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """The files of the run in the order of the tables; the reference is none of them."""
+        return (*self.artifacts, *self.checkpoints)
 
 
 def to_json_values(report: BenchReport) -> dict[str, Any]:

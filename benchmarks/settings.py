@@ -5,18 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+from yolopose.evaluation import Convention
 
 DEMO = Path("demo")  # word for the demo network wherever weights are asked for; it is no file
+CHECKPOINT_SUFFIXES = (".pt", ".pth")
+YAML_SUFFIXES = (".yaml", ".yml")
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """By name: weights for PyTorch or the demo network; any other file is taken for an artifact."""
+    return path == DEMO or path.suffix.lower() in CHECKPOINT_SUFFIXES
 
 
 @dataclass(frozen=True)
 class BenchSettings:
     """Validated in ``__post_init__``; raises ValueError naming the flag."""
 
-    artifacts: tuple[Path, ...]
+    files: tuple[Path, ...]  # artifacts and checkpoints
     reference: Path | None = None  # checkpoint that the artifacts were made from, or DEMO
-    data: Path | None = None  # COCO keypoint labels of the images in `images`
-    images: Path | None = None  # folder; without it synthetic scenes are drawn
+    data: Path | None = None  # labels, as yolopose.data.sources.open_labels takes them
+    split: str = "val"  # of the YAML of a YOLO-pose folder: train, val or test
+    images: Path | None = None  # folder; without it and without labels synthetic scenes are drawn
     backend: str = "auto"
     device: str | None = None
     threads: int | None = None  # None: as the engine decides
@@ -24,6 +36,7 @@ class BenchSettings:
     score: float | None = None  # None: as in each contract
     iou: float | None = None
     evaluation_score: float = 0.001  # AP counts the low scores too; time and parity are measured at `score`
+    evaluation_images: Convention = "all"  # or "with-people"; yolopose/evaluation.py says who counts how
     batch: int = 8  # throughput is measured at 1 and at this
     limit: int | None = None  # at most so many images, evenly spread over the folder
     iterations: int = 120  # timed images an artifact, shared out among the rounds
@@ -32,10 +45,14 @@ class BenchSettings:
     output: Path | None = None
 
     def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("no file was given")
         if not self.artifacts:
-            raise ValueError("no artifact was given")
-        if self.data is not None and self.images is None:
-            raise ValueError("--data needs --images: the folder that the labels' file names refer to")
+            self._require_nothing_of_artifacts()
+        if self.images is not None and self.data is not None and self.data.suffix.lower() in YAML_SUFFIXES:
+            raise ValueError(f"--images is for COCO labels; {self.data} names its own images")
+        if self.evaluation_images not in CONVENTIONS:
+            raise ValueError(f"--evaluation-images must be one of {CONVENTIONS}, got {self.evaluation_images!r}")
         for name in ("threads", "batch", "limit", "iterations", "warmup", "rounds"):
             value, lowest = getattr(self, name), 0 if name == "warmup" else 1
             if value is not None and value < lowest:
@@ -48,6 +65,23 @@ class BenchSettings:
                 raise ValueError(f"--{name.replace('_', '-')} must lie in 0..1, got {value}")
         if self.iterations < self.rounds:
             raise ValueError(f"--iterations ({self.iterations}) must be at least --rounds ({self.rounds})")
+
+    @property
+    def artifacts(self) -> tuple[Path, ...]:
+        return tuple(path for path in self.files if not is_checkpoint(path))
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        return tuple(path for path in self.files if is_checkpoint(path))
+
+    def _require_nothing_of_artifacts(self) -> None:
+        if self.reference is not None:
+            raise ValueError(
+                "--reference is what artifacts are compared with, and none was given: "
+                f"put {self.reference} among the files instead"
+            )
+        if self.backend != "auto" or self.device is not None:
+            raise ValueError("--backend and --device are for artifacts, and none was given; checkpoints run on the CPU")
 
     def iterations_of_round(self, index: int) -> int:
         """Iterations of round ``index`` (0-based): they differ by at most one and add up to ``iterations``."""

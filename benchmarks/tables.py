@@ -7,15 +7,24 @@ import math
 from yolopose.runtime.machine import Machine
 
 from .measure import Latency, Paired
-from .report import ArtifactReport, BenchReport, Found
+from .report import ArtifactReport, BenchReport, CheckpointReport, Found
 from .table import Table
+
+_CONVENTIONS = {
+    "all": "all images, those without people too (convention: all)",
+    "with-people": "images with people alone (convention: with-people)",
+}
 
 
 def tables(report: BenchReport) -> list[Table]:
-    found = [_latency_table(report), _overhead_table(report), _start_table(report), _people_table(report)]
+    """Those with something to show; checkpoints stand below artifacts, the reference comes last."""
+    found = [_latency_table(report)]
+    if report.artifacts:
+        found += [_overhead_table(report), _start_table(report)]
+    found.append(_people_table(report))
     if any(artifact.parity for artifact in report.artifacts):
         found.append(_parity_table(report))
-    if any(artifact.ap for artifact in report.artifacts):
+    if any(row.ap for row in report.measured):
         found.append(_ap_table(report))
     return found
 
@@ -60,6 +69,12 @@ def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
+def _named(report: BenchReport) -> list[tuple[str, CheckpointReport]]:
+    """What PyTorch ran, as its rows are called."""
+    rows = [(f"{checkpoint.name} (PyTorch)", checkpoint) for checkpoint in report.checkpoints]
+    return rows if report.reference is None else [*rows, (f"{report.reference.name} (reference)", report.reference)]
+
+
 def _latency_table(report: BenchReport) -> Table:
     def stage(figure: Latency) -> str:
         return ms(figure.p50_ms)
@@ -72,14 +87,11 @@ def _latency_table(report: BenchReport) -> Table:
         latency = artifact.latency
         stages = (stage(latency["pre"]), stage(latency["infer"]), ms(latency["infer"].p99_ms), stage(latency["post"]))
         rows.append((artifact.identity.name, *stages, *total(latency["total"]), f"{artifact.speed:.2f}x"))
-    if report.reference:
-        reference = report.reference
-        stages = ("-", "-", "-", "-")
-        name, speed = f"{reference.name} (PyTorch)", f"{reference.speed:.2f}x"
-        rows.append((name, *stages, *total(reference.latency["total"]), speed))
+    for name, network in _named(report):
+        rows.append((name, *("-" * 4), *total(network.latency["total"]), f"{network.speed:.2f}x"))
     return Table(
         "Latency of one image, ms",
-        ("artifact", "pre", "infer", "infer p99", "post", "total p50", "p90", "p99", "mean", "n", "speed"),
+        ("file", "pre", "infer", "infer p99", "post", "total p50", "p90", "p99", "mean", "n", "speed"),
         tuple(rows),
         "pre, infer, post: medians of the stages; total: the public call, timed by itself; "
         "speed: p50 of the first over this one",
@@ -142,10 +154,14 @@ def _people_table(report: BenchReport) -> Table:
         for found in (artifact.found, artifact.found_evaluation):
             if found is not None:
                 rows.append((artifact.identity.name, *_found_cells(artifact, found)))
+    for name, network in _named(report):
+        for found in (network.found, network.found_evaluation):
+            if found is not None:
+                rows.append((name, *_counts("float32", network.shape_hw, found), *("-" * 4)))
     return Table(
         "People found",
         (
-            *("artifact", "precision", "input", "score >", "images", "people"),
+            *("file", "precision", "input", "score >", "images", "people"),
             *("most candidates", "C", "C cut", "M cut", "NMS cut"),
         ),
         tuple(rows),
@@ -155,15 +171,13 @@ def _people_table(report: BenchReport) -> Table:
 
 def _found_cells(artifact: ArtifactReport, found: Found) -> tuple[str, ...]:
     identity = artifact.identity
-    counts = (found.images, found.people, found.max_candidates, identity.candidates)
-    cut = (found.candidates_cut, found.people_cut, found.nms_not_converged)
-    return (
-        identity.precision,
-        "x".join(map(str, identity.shape_hw)),
-        f"{found.score:g}",
-        *map(str, counts),
-        *map(str, cut),
-    )
+    limits = (identity.candidates, found.candidates_cut, found.people_cut, found.nms_not_converged)
+    return (*_counts(identity.precision, identity.shape_hw, found), *map(str, limits))
+
+
+def _counts(precision: str, shape_hw: tuple[int, int], found: Found) -> tuple[str, ...]:
+    counts = (found.images, found.people, found.max_candidates)
+    return (precision, "x".join(map(str, shape_hw)), f"{found.score:g}", *map(str, counts))
 
 
 def _parity_table(report: BenchReport) -> Table:
@@ -188,31 +202,29 @@ def _parity_table(report: BenchReport) -> Table:
 def _ap_table(report: BenchReport) -> Table:
     keys = ("ap", "ap50", "ap75", "ap_m", "ap_l", "ar")
     named = [(artifact.identity.name, artifact.ap) for artifact in report.artifacts]
-    if report.reference:
-        named.append((f"{report.reference.name} (PyTorch)", report.reference.ap))
+    named += [(name, network.ap) for name, network in _named(report)]
     rows = []
     for name, ap in named:
         ap = ap or {}
         counts = (str(ap.get("images", "-")), str(ap.get("people", "-")))
         rows.append((name, *(_number(ap.get(key)) for key in keys), *counts))
-    header = ("artifact", "AP", "AP50", "AP75", "AP M", "AP L", "AR", "images", "people")
-    legend = f"pycocotools on {_convention(report)}; score above {_evaluation_score(report):g}"
+    header = ("file", "AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "images", "people")
+    legend = f"pycocotools on {_CONVENTIONS[report.evaluation_images]}; score above {_evaluation_score(report):g}"
     return Table("COCO keypoint AP", header, tuple(rows), legend)
 
 
-def _convention(report: BenchReport) -> str:
-    conventions = {artifact.ap["convention"] for artifact in report.artifacts if artifact.ap}
-    return "images with people alone" if conventions == {"with-people"} else "all images, those without people too"
-
-
 def _evaluation_score(report: BenchReport) -> float:
-    return next(artifact.found_evaluation.score for artifact in report.artifacts if artifact.found_evaluation)
+    found = [row.found_evaluation for row in report.measured]
+    return next(each.score for each in found if each is not None)
 
 
 def _machine_text(report: BenchReport) -> str:
     machine = report.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    backends = sorted({f"{a.backend['name']} on {a.backend['device']}" for a in report.artifacts})
+    backends = sorted(
+        {f"{a.backend['name']} on {a.backend['device']}" for a in report.artifacts}
+        | {f"PyTorch {network.version} on cpu" for _, network in _named(report)}
+    )
     threads = "as the engine decides" if report.threads is None else str(report.threads)
     lines = [
         f"{machine.cpu}, {machine.usable_cores:g} of {machine.logical_cores} logical cores usable, {machine.system}",
@@ -220,7 +232,7 @@ def _machine_text(report: BenchReport) -> str:
         f"{machine.python}; {versions}",
         f"backend: {', '.join(backends)}; threads: {threads}; {_load_text(machine)}",
         f"images: {report.images} ({report.num_images}), cycled",
-        f"{report.iterations} timed images an artifact in {report.rounds} rounds of a fresh process each, artifacts in "
+        f"{report.iterations} timed images a file in {report.rounds} rounds of a fresh process each, files in "
         f"turn; {report.warmup} warm-up images a round before; no sample discarded; {report.created}",
     ]
     return "\n".join(lines)

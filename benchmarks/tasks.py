@@ -52,11 +52,14 @@ class NetworkTask:
 
 @dataclass(frozen=True)
 class ReferenceTask:
-    """The PyTorch reference: its people, its time, or the bare network it exports, whichever are asked for."""
+    """A checkpoint in PyTorch: its people, its time, or the bare network it exports, whichever are asked for.
+
+    The answer says in any case what the checkpoint holds; without images that is all.
+    """
 
     weights: str
     threads: int | None
-    shape_hw: list[int]
+    shape_hw: list[int] | None  # None: the square that the network was made for
     iou: float
     max_people: int
     images: list[str]

@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    # Each kind is imported when it is asked for: torch is loaded for the reference alone, and a cold start is measured
+    # Each kind is imported when it is asked for: torch is loaded for checkpoints alone, and a cold start is measured
     # without modules that an application would not load.
     task = task_from_dict(request["task"])
     if isinstance(task, TimeTask):

@@ -6,7 +6,15 @@ import dataclasses
 from typing import Any
 
 from yolopose.benchmarks.measure import Paired, latency
-from yolopose.benchmarks.report import ArtifactReport, BenchReport, Found, Identity, NetworkBaseline, Start
+from yolopose.benchmarks.report import (
+    ArtifactReport,
+    BenchReport,
+    CheckpointReport,
+    Found,
+    Identity,
+    NetworkBaseline,
+    Start,
+)
 from yolopose.runtime.machine import Machine
 
 MACHINE = Machine(
@@ -61,6 +69,28 @@ def artifact_figures(name: str = "a.onnx", precision: str = "float32", **changes
     return dataclasses.replace(made, **changes)
 
 
+def checkpoint_figures(name: str, **changes: Any) -> CheckpointReport:
+    made = CheckpointReport(
+        name=name,
+        weights_sha256="f" * 64,
+        network="nano",
+        shape_hw=(256, 256),
+        max_people=100,
+        score=0.25,
+        iou=0.65,
+        version="2.13",
+        threads=2,
+        latency={"total": latency([30.0])},
+        round_p50_ms=(30.0,),
+        speed=1 / 3,
+        found=FOUND,
+        found_evaluation=None,
+        ap=None,
+        samples_ms={"total": [30.0]},
+    )
+    return dataclasses.replace(made, **changes)
+
+
 def report_figures(*artifacts: ArtifactReport, **changes: Any) -> BenchReport:
     made = BenchReport(
         command="yolopose-bench a.onnx",
@@ -68,11 +98,13 @@ def report_figures(*artifacts: ArtifactReport, **changes: Any) -> BenchReport:
         machine=MACHINE,
         images="photographs of val, without labels",
         num_images=10,
+        evaluation_images="all",
         threads=2,
         iterations=120,
         warmup=10,
         rounds=3,
         artifacts=artifacts or (artifact_figures(),),
+        checkpoints=(),
         reference=None,
         notes=(),
     )

@@ -16,6 +16,7 @@ from yolopose.benchmarks.settings import DEMO, BenchSettings
 from yolopose.benchmarks.tasks import PeopleTask, ReferenceTask, Task
 from yolopose.runtime.console import Console
 from yolopose.runtime.errors import BackendUnavailable, CheckpointError
+from yolopose.runtime.skeleton import COCO_17
 
 
 def children_with_fake_reference(bare_network: Path, sha256: str | None) -> Callable[[Task], dict[str, Any]]:
@@ -33,7 +34,8 @@ def children_with_fake_reference(bare_network: Path, sha256: str | None) -> Call
             shutil.copy(bare_network, task.network)
             shutil.copy(f"{bare_network}.json", f"{task.network}.json")
         samples_ms = {"total": [50.0] * task.iterations} if task.iterations else {}
-        return {"samples_ms": samples_ms, "version": "2.13", "threads": 1, "weights_sha256": sha256}
+        told = {"version": "2.13", "threads": 1, "weights_sha256": sha256, "network": "nano"}
+        return {"samples_ms": samples_ms, **told, "shape_hw": [64, 96], "skeleton": COCO_17.to_dict()}
 
     return run
 
@@ -92,6 +94,13 @@ def test_people_and_parity_are_those_of_the_pictures(report: BenchReport) -> Non
         assert parity["mean_oks"] == 1
 
 
+def test_a_reference_has_figures_of_its_own(report: BenchReport) -> None:
+    assert report.checkpoints == ()
+    assert report.reference is not None
+    assert (report.reference.shape_hw, report.reference.network) == ((64, 96), "nano")
+    assert (report.reference.found.images, report.reference.found.people) == (5, 7)
+
+
 def test_identity_tells_which_file_it_was(report: BenchReport, artifact: Path) -> None:
     identity = report.artifacts[0].identity
     assert (identity.name, identity.bytes) == ("dots.onnx", artifact.stat().st_size)
@@ -107,6 +116,12 @@ def test_a_reference_needs_torch_and_onnx(
     settings = BenchSettings((artifact,), reference=DEMO, images=photographs)
     with pytest.raises(BackendUnavailable, match=rf"needs {library}: pip install 'yolopose\[export\]'"):
         benchmark.run_benchmark(settings, Console(), "")
+
+
+def test_a_checkpoint_needs_torch_alone(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match="demo runs in PyTorch, which needs torch: "):
+        benchmark.run_benchmark(BenchSettings((DEMO,), images=photographs), Console(), "")
 
 
 def test_labels_need_pycocotools(artifact: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from yolopose.benchmarks.notes import notes, round_spread
 
-from .figures import FOUND, MACHINE, artifact_figures, report_figures
+from .figures import FOUND, MACHINE, artifact_figures, checkpoint_figures, report_figures
 
 
 def test_a_quiet_sound_run_needs_no_note() -> None:
@@ -64,6 +64,18 @@ def test_lower_precision_has_to_pay(precision: str, speed: float, expected: list
     told = list(notes(report_figures(artifact_figures(), artifact_figures("b.onnx", precision, speed=speed))))
     assert len(told) == len(expected)
     assert all(part in note and note.startswith("b.onnx: ") for part, note in zip(expected, told, strict=True))
+
+
+def test_what_is_not_measured_of_a_checkpoint_is_told() -> None:
+    uneven = checkpoint_figures("best.pt", round_p50_ms=(30.0, 33.0), ap={"ap": 0.5})
+    applies, spread = notes(report_figures(checkpoints=(uneven,)))
+    assert applies.startswith("checkpoints run in PyTorch on the CPU: the call alone is timed")
+    assert spread.startswith("best.pt: medians of the rounds lie 10.0 % apart")
+
+
+def test_a_checkpoint_without_labels_has_speed_alone() -> None:
+    without_accuracy, _ = notes(report_figures(artifacts=(), checkpoints=(checkpoint_figures("best.pt"),)))
+    assert without_accuracy == "speed without accuracy: give --data"
 
 
 def test_spread_of_rounds_is_relative_to_the_fastest() -> None:

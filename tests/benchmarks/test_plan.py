@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 
 from yolopose.benchmarks.inputs import BenchImages
-from yolopose.benchmarks.plan import Job, Plan, subjects, unique_names
+from yolopose.benchmarks.plan import Job, Plan
 from yolopose.benchmarks.settings import DEMO, BenchSettings
+from yolopose.benchmarks.subjects import CheckpointSubject, artifact_subjects, reference_subject, unique_names
 from yolopose.benchmarks.tasks import NetworkTask, PeopleTask, ReferenceTask, TimeTask
 from yolopose.runtime.errors import ArtifactError
+from yolopose.runtime.skeleton import COCO_17
 
 IMAGES = BenchImages("five pictures", tuple(Path(f"/images/{i}.png") for i in range(5)))
 
 
 def jobs(settings: BenchSettings, scratch: Path, images: BenchImages = IMAGES) -> list[Job]:
-    return Plan(settings, subjects(settings), images, scratch).jobs()
+    return Plan(settings, artifact_subjects(settings), [], images, scratch).jobs()
 
 
 @pytest.mark.parametrize(
@@ -61,12 +63,27 @@ def test_a_reference_adds_its_own_processes(artifact: Path, tmp_path: Path) -> N
 
 def test_another_shape_takes_another_pass_of_the_reference(tmp_path: Path, artifact: Path) -> None:
     settings = BenchSettings((artifact,), reference=DEMO)
-    (found,) = subjects(settings)
+    (found,) = artifact_subjects(settings)
     other = dataclasses.replace(found, name="other", opening=dataclasses.replace(found.opening, imgsz=[128, 128]))
-    plan = Plan(settings, [found, other], IMAGES, tmp_path)
+    plan = Plan(settings, [found, other], [], IMAGES, tmp_path)
     shapes = [job.task.shape_hw for job in plan.jobs() if job.kind == "reference people"]  # type: ignore[union-attr]
     assert shapes == [[64, 96], [128, 128]]
-    assert plan.reference_file(found, 0.25) != plan.reference_file(other, 0.25)
+    first, second = (reference_subject(DEMO, artifact) for artifact in (found, other))
+    assert plan.reference_file(first, 0.25) != plan.reference_file(second, 0.25)
+
+
+def test_checkpoints_take_their_turn_behind_the_artifacts(artifact: Path, tmp_path: Path) -> None:
+    settings = BenchSettings((DEMO, artifact), rounds=2, iterations=4, score=0.1)
+    demo = CheckpointSubject("demo", DEMO, COCO_17, (64, 64), 0.1, 0.65, 100)
+    planned = Plan(settings, artifact_subjects(settings), [demo], IMAGES, tmp_path).jobs()
+    assert [(job.kind, job.subject) for job in planned] == [
+        *(("people", "dots.onnx"), ("people", "demo")),
+        *(("time", "dots.onnx"), ("time", "demo")) * 2,
+    ]
+    people, *timing = [job.task for job in planned if isinstance(job.task, ReferenceTask)]
+    assert (people.weights, people.shape_hw, list(people.files.values())) == ("demo", [64, 64], [0.1])
+    assert people.network is None  # the bare network belongs to artifacts
+    assert [(task.score, task.iterations, task.files) for task in timing] == [(0.1, 2, {})] * 2
 
 
 @pytest.mark.parametrize(("backend", "device"), [("openvino", None), ("auto", "cuda")])
@@ -92,12 +109,12 @@ def test_rounds_see_the_images_in_turn(artifact: Path, tmp_path: Path) -> None:
 
 
 def test_thresholds_and_size_come_from_the_contract_unless_asked_for(artifact: Path) -> None:
-    (found,) = subjects(BenchSettings((artifact,)))
+    (found,) = artifact_subjects(BenchSettings((artifact,)))
     assert (found.opening.score, found.opening.iou, found.shape_hw) == (0.25, 0.65, (64, 96))
-    (asked,) = subjects(BenchSettings((artifact,), score=0.5, iou=0.4, imgsz=(32, 64)))
+    (asked,) = artifact_subjects(BenchSettings((artifact,), score=0.5, iou=0.4, imgsz=(32, 64)))
     assert (asked.opening.score, asked.opening.iou, asked.shape_hw) == (0.5, 0.4, (32, 64))
 
 
 def test_a_missing_artifact_fails_before_anything_is_measured(artifact: Path) -> None:
     with pytest.raises(ArtifactError, match=r"missing\.onnx"):
-        subjects(BenchSettings((artifact, artifact.with_name("missing.onnx"))))
+        artifact_subjects(BenchSettings((artifact, artifact.with_name("missing.onnx"))))

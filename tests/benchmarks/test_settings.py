@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 
-from yolopose.benchmarks.settings import BenchSettings
+from yolopose.benchmarks.settings import DEMO, BenchSettings
 
-ARTIFACTS = (Path("a.onnx"),)
+FILES = (Path("a.onnx"),)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"artifacts": ()}, "no artifact"),
-        ({"data": Path("labels.json")}, "--data needs --images"),
+        ({"files": ()}, "no file was given"),
+        ({"data": Path("d.yaml"), "images": Path("val")}, "d.yaml names its own images"),
+        ({"evaluation_images": "some"}, "--evaluation-images must be one of"),
+        ({"files": (DEMO,), "reference": DEMO}, "--reference is what artifacts are compared with"),
+        ({"files": (DEMO,), "device": "cuda:0"}, "checkpoints run on the CPU"),
         ({"threads": 0}, "--threads must be at least 1, got 0"),
         ({"batch": 0}, "--batch must be at least 1"),
         ({"limit": 0}, "--limit must be at least 1"),
@@ -31,10 +34,17 @@ ARTIFACTS = (Path("a.onnx"),)
 )
 def test_wrong_settings_name_the_flag(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BenchSettings(**({"artifacts": ARTIFACTS} | changes))
+        BenchSettings(**({"files": FILES} | changes))
 
 
 @pytest.mark.parametrize(("iterations", "rounds", "shares"), [(120, 3, [40, 40, 40]), (8, 3, [3, 3, 2]), (1, 1, [1])])
 def test_rounds_share_the_iterations(iterations: int, rounds: int, shares: list[int]) -> None:
-    settings = BenchSettings(ARTIFACTS, iterations=iterations, rounds=rounds)
+    settings = BenchSettings(FILES, iterations=iterations, rounds=rounds)
     assert [settings.iterations_of_round(i) for i in range(rounds)] == shares
+
+
+def test_checkpoints_are_known_by_their_names() -> None:
+    names = ("best.pt", "a.onnx", "demo", "B.PTH", "a.engine", "demo/demo.onnx", "weights/demo")
+    settings = BenchSettings(tuple(map(Path, names)))
+    assert settings.checkpoints == tuple(map(Path, ("best.pt", "demo", "B.PTH")))
+    assert settings.artifacts == tuple(map(Path, ("a.onnx", "a.engine", "demo/demo.onnx", "weights/demo")))

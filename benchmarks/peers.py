@@ -1,0 +1,146 @@
+"""Ultralytics on the same images: train a YOLOv8-pose network from scratch and judge it with our evaluation.
+
+`python -m yolopose.benchmarks.peers train ...` runs in an environment that has ultralytics (AGPL-3.0: never a
+dependency, nothing of it is copied) beside yolopose; `evaluate` scores any of its checkpoints. docs/log.md has what
+came out, and the commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolopose.data.coco import CocoImage, CocoKeypoints, CocoPerson
+from yolopose.data.sources import Labels, open_labels
+from yolopose.evaluation import evaluate
+from yolopose.runtime import PoseResult, read_image
+from yolopose.runtime.console import Console, output_folder, parser, run
+from yolopose.runtime.errors import BackendUnavailable
+from yolopose.runtime.output import atomic_write
+
+SCORE, IOU, MOST_PEOPLE = 0.01, 0.65, 100  # as when our own training validates
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser("python -m yolopose.benchmarks.peers", "Train and evaluate a YOLOv8-pose network of Ultralytics.")
+    made.add_argument("task", choices=("train", "evaluate"))
+    made.add_argument("--data", metavar="LABELS", help="training labels in COCO format (train)")
+    made.add_argument("--val", required=True, metavar="LABELS", help="labels to evaluate on")
+    made.add_argument("--model", default="yolov8n-pose.yaml", help="a .yaml to train, a .pt to evaluate")
+    made.add_argument("--imgsz", type=int, default=256, help="square input, pixels")
+    made.add_argument("--minutes", type=float, default=60, help="wall-clock time of the training")
+    made.add_argument("--output", type=Path, default=Path("runs/peer"), metavar="DIR", help="data and run of the peer")
+    made.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of its training")
+    return made
+
+
+def _main(arguments: argparse.Namespace, console: Console) -> None:
+    try:
+        import ultralytics
+    except ImportError as error:
+        raise BackendUnavailable(f"the peer is not installed ({error}): pip install ultralytics") from None
+    val = open_labels(arguments.val)
+    model = ultralytics.YOLO(arguments.model)
+    seconds = None
+    if arguments.task == "train":
+        if not arguments.data:
+            raise ValueError("train needs --data")
+        train = open_labels(arguments.data)
+        config = write_yolo({"train": train, "val": val}, arguments.output / "data")
+        settings = dict(entry.split("=", 1) for entry in arguments.set)
+        started = time.monotonic()
+        model.train(
+            data=str(config), imgsz=arguments.imgsz, time=arguments.minutes / 60, pretrained=False,
+            project=str(arguments.output.resolve()), name="run", exist_ok=True,
+            **{name: _value(value) for name, value in settings.items()},
+        )  # fmt: skip
+        seconds = time.monotonic() - started
+        model = ultralytics.YOLO(arguments.output / "run" / "weights" / "best.pt")
+    ap = evaluate(_people(model, val.dataset, arguments.imgsz, console), val.dataset, val.skeleton)
+    document = {
+        "peer": f"ultralytics {ultralytics.__version__}",
+        "model": arguments.model,
+        "seconds": seconds,
+        **ap.to_dict(),
+    }
+    console.result(document, f"AP {ap.ap}, AP50 {ap.ap50}, AP75 {ap.ap75}, AR {ap.ar} on {ap.images} images")
+
+
+def _people(model: Any, dataset: CocoKeypoints, size: int, console: Console) -> dict[int, PoseResult]:
+    """What the peer's own prediction finds on each image, in pixels of the image."""
+    results: dict[int, PoseResult] = {}
+    for image in console.progress(dataset.images.values(), len(dataset.images), "predicting"):
+        pixels = read_image(image.path)
+        found = model.predict(
+            pixels, imgsz=size, rect=False, conf=SCORE, iou=IOU, max_det=MOST_PEOPLE, verbose=False, device="cpu"
+        )
+        boxes, points = found[0].boxes, found[0].keypoints
+        keypoints = points.data.numpy() if len(boxes) else np.zeros((0, dataset.num_keypoints, 3), np.float32)
+        results[image.id] = PoseResult(
+            boxes=boxes.xyxy.numpy().reshape(-1, 4),
+            scores=boxes.conf.numpy(),
+            labels=boxes.cls.numpy().astype(np.int32),
+            keypoints=keypoints[..., :2],
+            keypoint_scores=keypoints[..., 2],
+            num_candidates=len(boxes),
+        )
+    return results
+
+
+def write_yolo(splits: dict[str, Labels], folder: Path) -> Path:
+    """Images (as links) and labels in the YOLO-pose folder format; returns the path of its data.yaml."""
+    for split, labels in splits.items():
+        for kind in ("images", "labels"):
+            output_folder(folder / kind / split)
+        for image in labels.dataset.images.values():
+            link = folder / "images" / split / image.path.name
+            if not link.exists():
+                os.symlink(image.path.resolve(), link)
+            rows = [_row(person, image) for person in labels.dataset.people[image.id] if not person.is_crowd]
+            atomic_write(folder / "labels" / split / f"{image.path.stem}.txt", "".join(rows))
+    labels = next(iter(splits.values()))
+    flip = list(range(labels.skeleton.num_keypoints))
+    for a, b in labels.skeleton.flip_pairs:
+        flip[a], flip[b] = b, a
+    names = {i: category.name for i, category in enumerate(labels.dataset.categories)}
+    entries = {"path": str(folder.resolve()), **{split: f"images/{split}" for split in splits}, "names": names}
+    entries |= {"kpt_shape": [labels.skeleton.num_keypoints, 3], "flip_idx": flip}
+    path = folder / "data.yaml"
+    atomic_write(path, "".join(f"{key}: {json.dumps(value)}\n" for key, value in entries.items() if key != "names")
+                 + "names:\n" + "".join(f"  {i}: {name}\n" for i, name in names.items()))  # fmt: skip
+    return path
+
+
+def _row(person: CocoPerson, image: CocoImage) -> str:
+    width, height = image.size_wh
+    x, y, w, h = person.bbox_xywh
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+    box = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
+    points = [
+        (px / width, py / height, v) if v and 0 <= px <= width and 0 <= py <= height else (0, 0, 0)
+        for px, py, v in person.keypoints
+    ]
+    numbers = " ".join(f"{value:.6f}" for value in (*box, *(value for point in points for value in point)))
+    return f"0 {numbers}\n"
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(_main, _parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
