@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from .document import is_utf8
 from .errors import DataError
 
 Pairs = tuple[tuple[int, int], ...]
+# Used when nothing is known about the points: the mean of COCO's sigmas, rounded.
+NEUTRAL_SIGMA = 0.07
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,17 @@ class Skeleton:
             )
         except ValueError as error:
             raise ValueError(f"{where}.{error}") from error
+
+
+def generic_skeleton(num_keypoints: int, names: Sequence[str] | None = None, flip_pairs: Pairs = ()) -> Skeleton:
+    """Points of which no more is known: no limbs, one sigma for all. ValueError where names and pairs do not fit."""
+    return Skeleton(
+        name=f"generic-{num_keypoints}",
+        names=tuple(f"keypoint_{index}" for index in range(num_keypoints)) if names is None else tuple(names),
+        flip_pairs=flip_pairs,
+        limbs=(),
+        sigmas=(NEUTRAL_SIGMA,) * num_keypoints,
+    )
 
 
 def skeleton_from_json(path: str | Path) -> Skeleton:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from yolopose.runtime.errors import CheckpointError
-from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
+from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton, generic_skeleton
 
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
@@ -25,8 +25,6 @@ MAX_INPUT = 16_384  # pixels a side
 
 Rules = Sequence[tuple[str, str]]  # (pattern of the start of a name, what takes its place)
 
-# Used when nothing is known about the points: the mean of COCO's sigmas, rounded.
-NEUTRAL_SIGMA = 0.07
 # Counters that take no part in inference and that old PyTorch did not write.
 COUNTER = "num_batches_tracked"
 
@@ -127,17 +125,6 @@ def skeleton_for(num_keypoints: int, given: Skeleton | None, document: Document)
 def with_skeleton(config: NetConfig, skeleton: Skeleton, document: Document) -> NetConfig:
     """``config`` with the caller's skeleton, which must have as many keypoints as the network."""
     return replace(config, skeleton=skeleton_for(config.skeleton.num_keypoints, skeleton, document))
-
-
-def generic_skeleton(num_keypoints: int) -> Skeleton:
-    """Points without meaning: no limbs, no mirror pairs, one sigma for all."""
-    return Skeleton(
-        name=f"generic-{num_keypoints}",
-        names=tuple(f"keypoint_{index}" for index in range(num_keypoints)),
-        flip_pairs=(),
-        limbs=(),
-        sigmas=(NEUTRAL_SIGMA,) * num_keypoints,
-    )
 
 
 def class_names(count: int, document: Document, known: object = None) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ class CocoKeypoints:
         if self.keypoint_names is None:
             return
         for index, (ours, theirs) in enumerate(zip(skeleton.names, self.keypoint_names, strict=True)):
-            if _plain(ours) != _plain(theirs):
+            if plain(ours) != plain(theirs):
                 raise DataError(
                     f"{self.path}: keypoint {index} is {theirs!r}, in skeleton {skeleton.name!r} it is {ours!r}; "
                     "labels and network need the same points in the same order"
@@ -105,14 +105,19 @@ def read_coco(json_path: str | Path, images_dir: str | Path, skeleton: Skeleton 
     categories, names = _read_categories(document["categories"], document["annotations"], path)
     width = _numbers_a_person(document["annotations"], names, path)
     people = _read_people(document["annotations"], images, categories, width // 3, problems)
-    if problems:
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise DataError(f"{path}: {len(problems)} damaged entries:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
+    refuse_damaged(path, problems)
     _check_files(images, path)
     dataset = CocoKeypoints(path, images, people, categories, width // 3, names)
     if skeleton is not None:
         dataset.check_skeleton(skeleton)
     return dataset
+
+
+def refuse_damaged(path: Path, problems: list[str]) -> None:
+    """Raise DataError with the number of damaged entries and the first of them, if there are any."""
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise DataError(f"{path}: {len(problems)} damaged entries:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
 
 
 def _parse(path: Path) -> dict[str, list[Any]]:
@@ -277,5 +282,6 @@ def _reason(error: Exception) -> str:
     return f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A keypoint's name as it is compared: "Left eye" is left_eye."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")

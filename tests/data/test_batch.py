@@ -1,0 +1,72 @@
+"""Samples as tensors: padding, masks, and what unlabelled keypoints hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from yolopose.data.batch import collate
+from yolopose.data.sample import Sample
+
+from .pictures import FOUR, Pictures, sample_of
+
+
+def same_size(*people: int) -> list[Sample]:
+    source = Pictures(40, crowd=0.5)
+    found = []
+    for count in people:
+        sample = next(sample for sample in (source[i] for i in range(40)) if len(sample) == count)
+        image = np.full((6, 8, 3), count, np.uint8)
+        found.append(replace(sample, image=image))
+    return found
+
+
+def test_rows_are_people_or_padding() -> None:
+    samples = same_size(2, 0, 3)
+    images, people = collate(samples, 4)
+    assert (images.shape, images.dtype) == ((3, 3, 6, 8), torch.uint8)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert images[:, 0, 0, 0].tolist() == [2, 0, 3]
+    for row, sample in enumerate(samples):
+        n = len(sample)
+        np.testing.assert_array_equal(people.boxes[row, :n], sample.boxes)
+        np.testing.assert_array_equal(people.areas[row, :n], sample.areas)
+        np.testing.assert_array_equal(people.keypoints[row, :n], sample.keypoints[..., :2])
+        np.testing.assert_array_equal(people.visible[row, :n], sample.keypoints[..., 2] > 0)
+        np.testing.assert_array_equal(people.valid[row, :n], ~sample.crowd)
+        np.testing.assert_array_equal(people.ignore[row, :n], sample.crowd)
+        assert not any(part[row, n:].any() for part in people)
+    types = [part.dtype for part in people]
+    assert types == [torch.float32, torch.float32, torch.bool, torch.float32, torch.int64, torch.bool, torch.bool]
+
+
+@pytest.mark.parametrize("k", [1, 17])
+def test_nobody(k: int) -> None:
+    empty = sample_of(np.zeros((4, 4, 3), np.uint8), [], np.zeros((0, k, 3)))
+    _, people = collate([empty, empty], k)
+    assert [tuple(part.shape) for part in people] == [
+        (2, 0, 4), (2, 0, k, 2), (2, 0, k), (2, 0), (2, 0), (2, 0), (2, 0)
+    ]  # fmt: skip
+
+
+def test_unlabelled_keypoints_are_zero_whatever_they_held() -> None:
+    keypoints = np.array([[[1, 2, 2], [np.nan, np.inf, 0], [7, 7, 0], [3, 4, 1]]])
+    _, people = collate([sample_of(np.zeros((4, 4, 3), np.uint8), [[0, 0, 4, 4]], keypoints)], 4)
+    assert people.keypoints.tolist() == [[[[1, 2], [0, 0], [0, 0], [3, 4]]]]
+    assert people.visible.tolist() == [[[True, False, False, True]]]
+
+
+def test_the_batch_is_a_copy() -> None:
+    sample = Pictures(4)[3]
+    images, people = collate([sample], FOUR.num_keypoints)
+    images += 1
+    people.boxes.add_(1)
+    np.testing.assert_array_equal(sample.image, Pictures(4)[3].image)
+
+
+def test_to_device() -> None:
+    _, people = collate([Pictures(4)[3]], 4)
+    assert all(a.dtype == b.dtype and a.shape == b.shape for a, b in zip(people, people.to("meta"), strict=True))

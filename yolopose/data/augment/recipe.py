@@ -1,0 +1,124 @@
+"""What is done to a sample before the network sees it, drawn from a random generator of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..sample import Sample, Source
+from .colour import shift_colours
+from .geometry import affine, joined, warp
+
+JUNCTION = (0.3, 0.7)  # where the four pictures of a mosaic meet, share of the side
+FOUND = 0.8  # share of windows that look at a person, where there is one
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Probabilities and ranges. Sizes are relative to the letterboxed picture at the network's input size."""
+
+    size: int = 640  # px, the network's square input: what a picture is letterboxed to
+    window: int | None = None  # px, side of what the network sees while training; None: the whole picture
+    mosaic: float = 1.0  # probability of four pictures in one
+    mosaic_scale: float = 0.5  # pictures in a mosaic are this much smaller
+    mixup: float = 0.0  # probability of blending two
+    scale: tuple[float, float] = (0.5, 1.5)
+    degrees: float = 10.0  # rotation, largest
+    translate: float = 0.1  # of the side, largest
+    mirror: float = 0.5  # probability
+    hsv: tuple[float, float, float] = (0.015, 0.7, 0.4)  # largest relative change of hue, saturation, value
+    pad: int = 114
+
+    def __post_init__(self) -> None:
+        for name in ("mosaic", "mixup", "mirror"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 10:
+            raise ValueError(f"scale must be 0 < smallest <= largest <= 10, got {self.scale}")
+        if self.window is not None and not 32 <= self.window <= self.size:
+            raise ValueError(f"window must lie in 32..{self.size} (the input size), got {self.window}")
+
+    @property
+    def side(self) -> int:
+        """Pixels of the square that the network sees while training."""
+        return self.window or self.size
+
+
+class Augment:
+    """Makes training samples of ``settings.side`` pixels square out of a source."""
+
+    def __init__(self, source: Source, settings: AugmentSettings) -> None:
+        self.source, self.settings = source, settings
+        self.swap = np.arange(source.skeleton.num_keypoints)
+        for a, b in source.skeleton.flip_pairs:
+            self.swap[[a, b]] = b, a
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Sample:
+        """Raises what the source raises for any picture that takes part: DamagedImage."""
+        made = self._composed(index, rng)
+        if rng.random() < self.settings.mixup:
+            other = self._composed(self._any(rng), rng)
+            share = rng.beta(8, 8)  # of the first; mostly about a half, as in YOLOX
+            image = (made.image * share + other.image * (1 - share)).round().astype(np.uint8)
+            made = joined(image, (made, other))
+        image = shift_colours(made.image, self.settings.hsv, rng) if any(self.settings.hsv) else made.image
+        return joined(image, (made,))
+
+    def _any(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(len(self.source)))
+
+    def _composed(self, index: int, rng: np.random.Generator) -> Sample:
+        side = self.settings.side
+        if rng.random() >= self.settings.mosaic:
+            sample = self.source[index]
+            if self.settings.window:
+                return self._look(sample, _point_of_interest(sample, rng), (side, side), 1.0, rng)
+            return self._look(sample, _middle(sample), (side, side), 1.0, rng)
+        x, y = (round(side * rng.uniform(*JUNCTION)) for _ in range(2))
+        image = np.empty((side, side, 3), np.uint8)
+        tiles: list[Sample] = []
+        for left, right in ((0, x), (x, side)):
+            for top, bottom in ((0, y), (y, side)):
+                sample = self.source[index if not tiles else self._any(rng)]
+                about = _point_of_interest(sample, rng)
+                shape = (right - left, bottom - top)
+                tile = self._look(sample, about, shape, self.settings.mosaic_scale, rng)
+                image[top:bottom, left:right] = tile.image
+                tiles.append(_moved(tile, left, top))
+        return joined(image, tiles)
+
+    def _look(
+        self, sample: Sample, about: np.ndarray, size_wh: tuple[int, int], smaller: float, rng: np.random.Generator
+    ) -> Sample:
+        """``about`` (a point of the picture) near the middle of a picture of ``size_wh``, turned and scaled."""
+        settings = self.settings
+        letterboxed = settings.size / max(sample.image.shape[:2])
+        # Evenly in the logarithm: as often half as large as twice.
+        scale = smaller * letterboxed * np.exp(rng.uniform(*np.log(settings.scale)))
+        degrees = rng.uniform(-1, 1) * settings.degrees
+        middle = np.array(size_wh) * (0.5 + rng.uniform(-1, 1, 2) * settings.translate)
+        matrix = affine(scale, degrees, bool(rng.random() < settings.mirror), about, middle)
+        return warp(sample, matrix, size_wh, settings.pad, self.swap)
+
+
+def _middle(sample: Sample) -> np.ndarray:
+    height, width = sample.image.shape[:2]
+    return np.array([width / 2, height / 2])
+
+
+def _point_of_interest(sample: Sample, rng: np.random.Generator) -> np.ndarray:
+    """The middle of some person mostly, else any point of the picture."""
+    if rng.random() < FOUND and len(sample):
+        box = sample.boxes[rng.integers(len(sample))]
+        return (box[:2] + box[2:]) / 2
+    height, width = sample.image.shape[:2]
+    return rng.uniform(0.25, 0.75, 2) * (width, height)
+
+
+def _moved(sample: Sample, x: int, y: int) -> Sample:
+    """The sample's labels in a larger picture in which it lies at (x, y)."""
+    keypoints = sample.keypoints.copy()
+    keypoints[..., :2] += np.array([x, y], np.float32) * (keypoints[..., 2:] > 0)
+    boxes = sample.boxes + np.array([x, y, x, y], np.float32)
+    return Sample(sample.image, boxes, keypoints, sample.areas, sample.labels, sample.crowd, sample.name)

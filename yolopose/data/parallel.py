@@ -1,0 +1,41 @@
+"""A function over many items at once, in order, by threads or processes; an interruption does not wait for the rest."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import TypeVar
+
+from yolopose.runtime.opencv import cv2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """For work that waits for files or happens inside OpenCV, which lets other threads run."""
+    return _results(ThreadPoolExecutor(os.cpu_count()), function, items, 1)
+
+
+def in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], processes: int | None = None
+) -> Iterator[Result]:
+    """For work in Python. The function, items and results are pickled; the caller's main module is imported anew."""
+    # Not forked: a process that holds threads (OpenCV's, torch's) does not fork safely.
+    context = multiprocessing.get_context("spawn")
+    return _results(ProcessPoolExecutor(processes or os.cpu_count(), context, _start_process), function, items, chunk=8)
+
+
+def _results(pool: Executor, function: Callable[[Item], Result], items: Sequence[Item], chunk: int) -> Iterator[Result]:
+    try:
+        yield from pool.map(function, items, chunksize=chunk)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    cv2.setNumThreads(1)

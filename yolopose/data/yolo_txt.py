@@ -1,0 +1,212 @@
+"""Reads the YOLO-pose folder format, a YAML file and a text file beside each picture, into the type of COCO labels.
+
+``path``, ``train``, ``val``, ``kpt_shape``, ``flip_idx``, ``names``, ``kpt_names`` are those of
+https://docs.ultralytics.com/datasets/pose/. A row is: class, box centre x, y, width, height, then x, y and perhaps v of
+each keypoint, all in units of the picture's width and height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolopose.runtime.errors import BackendUnavailable, DataError
+from yolopose.runtime.images import IMAGE_SUFFIXES
+from yolopose.runtime.skeleton import Skeleton
+
+from .coco import CocoCategory, CocoImage, CocoKeypoints, CocoPerson, refuse_damaged
+from .image_size import image_size
+from .label_skeleton import label_skeleton
+from .parallel import in_threads
+
+# Silhouette over box, which the format does not have: the share in COCO's people that its evaluation tools use as well.
+AREA_OF_BOX = 0.53
+_TOLERANCE = 1e-3  # by which a box may leave 0..1: rounding
+# Stands for the size of a picture that cannot be read. It is found damaged wherever it is opened, as with COCO labels.
+_UNKNOWN_SIZE = (1, 1)
+
+
+@dataclass(frozen=True)
+class YoloFolder:
+    """What the YAML file says."""
+
+    path: Path
+    root: Path  # what train and val are relative to
+    splits: dict[str, Any]
+    classes: tuple[str, ...]
+    kpt_shape: tuple[int, int]  # keypoints; 2: x, y, or 3: x, y, v
+    keypoint_names: tuple[str, ...] | None
+    skeleton: Skeleton
+
+
+def read_yolo(yaml_path: str | Path, split: str = "train", skeleton: Skeleton | None = None) -> CocoKeypoints:
+    """Labels and pictures of a split. Ids count from 1 in the order of sorted paths; a picture without txt has nobody.
+
+    DataError names the file and line of damaged rows, says what the YAML file lacks, or that nothing is labelled or
+    unlike ``skeleton``; BackendUnavailable without PyYAML.
+    """
+    folder = read_yolo_folder(yaml_path, skeleton)
+    paths = _pictures(folder, split)
+    labels = [_label_path(path) for path in paths]
+    if not any(path.is_file() for path in labels):
+        raise DataError(f"{folder.path}: no labels for any of {len(paths)} {split} images; looked for {labels[0]}, ...")
+    problems: list[str] = []
+    images: dict[int, CocoImage] = {}
+    people: dict[int, tuple[CocoPerson, ...]] = {}
+    count = 0
+    for image_id, (path, size, file) in enumerate(zip(paths, in_threads(image_size, paths), labels, strict=True), 1):
+        images[image_id] = CocoImage(image_id, path, size or _UNKNOWN_SIZE)
+        rows = _read_rows(file, folder, problems)
+        people[image_id] = tuple(_person(row, count + i, images[image_id], folder) for i, row in enumerate(rows, 1))
+        count += len(rows)
+    refuse_damaged(folder.path, problems)
+    categories = tuple(CocoCategory(number, name) for number, name in enumerate(folder.classes, 1))
+    dataset = CocoKeypoints(folder.path, images, people, categories, folder.kpt_shape[0], folder.keypoint_names)
+    dataset.check_skeleton(folder.skeleton)
+    return dataset
+
+
+def read_yolo_folder(yaml_path: str | Path, skeleton: Skeleton | None = None) -> YoloFolder:
+    """The YAML file alone, with the caller's skeleton or the one that it describes. Errors as in `read_yolo`."""
+    path = Path(yaml_path)
+    document = _parse(path)
+    shape = document.get("kpt_shape")
+    if not (isinstance(shape, list) and len(shape) == 2 and _counts(shape) and shape[1] in (2, 3)):
+        raise DataError(f"{path}: kpt_shape must be [keypoints, 2 or 3], got {shape!r}; these are perhaps boxes only")
+    flip_index = document.get("flip_idx")
+    if flip_index is not None and not isinstance(flip_index, list):
+        raise DataError(f"{path}: flip_idx must be a list, got {flip_index!r}")
+    names = _keypoint_names(document.get("kpt_names"), shape[0], path)
+    root = path.parent / str(document.get("path") or ".")
+    made = skeleton or label_skeleton(path, shape[0], names, flip_index)
+    return YoloFolder(path, root, document, _classes(document, path), (shape[0], shape[1]), names, made)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise BackendUnavailable(f'{path} needs PyYAML ({error}): pip install "yolopose[train]"') from None
+    try:
+        document = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not YAML ({error}); expected a data set in YOLO-pose format") from None
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: expected path, train, val, kpt_shape and names, got a {type(document).__name__}")
+    return document
+
+
+def _counts(values: list[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values)
+
+
+def _classes(document: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    names = document.get("names")
+    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names or len(set(map(str, names))) != len(names):
+        raise DataError(f"{path}: names must list different classes, or number them from 0, got {names!r}")
+    return tuple(map(str, names))
+
+
+def _keypoint_names(value: object, count: int, path: Path) -> tuple[str, ...] | None:
+    """kpt_names: a list, or a list for each class, which must be equal."""
+    lists: list[Any] = list(value.values()) if isinstance(value, dict) else [value]
+    if value is None or not lists:
+        return None
+    if any(not isinstance(names, list) or len(names) != count or names != lists[0] for names in lists):
+        raise DataError(f"{path}: kpt_names must be {count} names, the same for each class, got {value!r}")
+    return tuple(map(str, lists[0]))
+
+
+def _pictures(folder: YoloFolder, split: str) -> list[Path]:
+    """Sorted absolute paths of a split: of folders, with those inside, and of text files that list pictures."""
+    value = folder.splits.get(split)
+    entries: list[Any] = value if isinstance(value, list) else [value]
+    if not value or not all(isinstance(entry, str) for entry in entries):
+        raise DataError(f"{folder.path}: {split!r} must be a folder of images or a .txt list of them, got {value!r}")
+    found: set[Path] = set()
+    for entry in entries:
+        place = folder.root / entry
+        if place.is_dir():
+            inside = (path for path in place.rglob("*") if not path.name.startswith("."))
+            found.update(path.absolute() for path in inside if path.suffix.lower() in IMAGE_SUFFIXES)
+        elif place.is_file():
+            lines = place.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            found.update((place.parent / line.strip()).absolute() for line in lines if line.strip())
+        else:
+            raise DataError(f"{folder.path}: {split} is {place}, which does not exist; see 'path' and {split!r}")
+    if not found:
+        raise DataError(f"{folder.path}: no images in {split}: {value}")
+    missing = sorted(path for path in found if not path.is_file())
+    if missing:
+        raise DataError(f"{folder.path}: {len(missing)} of {len(found)} {split} images are missing: {missing[0]}, ...")
+    return sorted(found)
+
+
+def _label_path(image: Path) -> Path:
+    before, folder, after = image.as_posix().rpartition("/images/")
+    return Path(f"{before}/labels/{after}" if folder else image).with_suffix(".txt")
+
+
+def _read_rows(file: Path, folder: YoloFolder, problems: list[str]) -> list[np.ndarray]:
+    """Rows of one file, float64; what is wrong goes to ``problems``."""
+    if not file.is_file():
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: cannot be read: {error}")
+        return []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(_read_row(line.split(), folder))
+            except ValueError as error:
+                problems.append(f"{file}:{number}: {error}")
+    return rows
+
+
+def _read_row(words: list[str], folder: YoloFolder) -> np.ndarray:
+    count, columns = folder.kpt_shape
+    if len(words) != 5 + count * columns:
+        raise ValueError(f"{len(words)} columns, expected 5 + {count} x {columns}")
+    row = np.array(words, dtype=np.float64)
+    if not np.isfinite(row).all():
+        raise ValueError("numbers that are not finite")
+    if row[0] not in range(len(folder.classes)):
+        raise ValueError(f"class {words[0]}, expected 0..{len(folder.classes) - 1}")
+    if row[1:5].min() < -_TOLERANCE or row[1:5].max() > 1 + _TOLERANCE:
+        raise ValueError(f"box {' '.join(words[1:5])} is not within 0..1; are these pixels?")
+    if columns == 3 and not np.isin(row[7::3], (0, 1, 2)).all():
+        raise ValueError(f"visibilities must be 0, 1 or 2, got {sorted(set(row[7::3].tolist()))}")
+    return row
+
+
+def _person(row: np.ndarray, number: int, image: CocoImage, folder: YoloFolder) -> CocoPerson:
+    count, columns = folder.kpt_shape
+    size = np.array(image.size_wh, np.float64)
+    centre, extent = row[1:3] * size, np.maximum(row[3:5], 0) * size
+    keypoints = np.zeros((count, 3))
+    points = row[5:].reshape(count, columns)
+    keypoints[:, :2] = points[:, :2] * size
+    keypoints[:, 2] = points[:, 2] if columns == 3 else 2.0 * points.any(axis=1)
+    x, y = (centre - extent / 2).tolist()
+    width, height = extent.tolist()
+    return CocoPerson(
+        id=number,
+        image_id=image.id,
+        category_id=int(row[0]) + 1,
+        bbox_xywh=(x, y, width, height),
+        area=AREA_OF_BOX * width * height,
+        keypoints=keypoints,
+        num_keypoints=int(np.count_nonzero(keypoints[:, 2])),
+        is_crowd=False,
+    )
