@@ -39,9 +39,11 @@ def recognises(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def save(net: PoseNet, path: str | Path, **extra: Any) -> None:
+def save(net: PoseNet, path: str | Path, *, half: bool = False, **extra: Any) -> None:
     """Write ``net`` and ``extra`` to ``path``, whole or not at all; equal content gives equal bytes.
 
+    half: weights of convolutions as float16, half the size; biases and batch norm, whose variances may exceed float16,
+    stay float32. ``load`` gives float32 either way.
     Raises ValueError for a fused network, which cannot be rebuilt or trained, and for an ``extra`` that PyTorch would
     not load safely; OutputError when the file cannot be written.
     """
@@ -54,7 +56,7 @@ def save(net: PoseNet, path: str | Path, **extra: Any) -> None:
         "format": FORMAT,
         "schema": SCHEMA,
         "config": json.dumps(net.config.to_dict(), sort_keys=True),
-        "state_dict": {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()},
+        "state_dict": {name: _stored(tensor, half) for name, tensor in state.items()},
         "origin": json.dumps({"source_format": net.source_format, "weights_licence": net.weights_licence}),
         "extra": extra,
     }
@@ -68,6 +70,12 @@ def save(net: PoseNet, path: str | Path, **extra: Any) -> None:
     except Exception as error:
         raise ValueError(f"extra may hold plain values and tensors only: {error}") from error
     atomic_write(Path(path), buffer.getvalue())
+
+
+def _stored(tensor: torch.Tensor, half: bool) -> torch.Tensor:
+    """Contiguous, on the CPU, sharing no memory."""
+    kept = tensor.detach().cpu().contiguous().clone()
+    return kept.half() if half and kept.ndim > 1 else kept
 
 
 def read(document: Document, skeleton: Skeleton | None) -> PoseNet:

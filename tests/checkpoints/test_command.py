@@ -1,0 +1,40 @@
+"""``python -m yolopose.checkpoints``: a network alone, in our format, at full or half size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import yolopose
+from yolopose.checkpoints.__main__ import main
+from yolopose.model.sizes import SIZES
+
+
+def test_half_is_half_the_size_and_loads_as_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    net = yolopose.build(replace(SIZES["yolox-pose-nano"], width=0.125))
+    norm = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.running_var.fill_(1e6)  # beyond float16
+    yolopose.save(net, tmp_path / "last.pt", training={"step": 3, "moments": torch.zeros(1000)})
+    assert main([str(tmp_path / "last.pt"), "--output", str(tmp_path / "full.pt")]) == 0
+    assert main([str(tmp_path / "last.pt"), "--output", str(tmp_path / "half.pt"), "--half", "--licence", "ours"]) == 0
+    assert "MB" in capsys.readouterr().out
+    full, half = yolopose.load(tmp_path / "full.pt"), yolopose.load(tmp_path / "half.pt")
+    assert (tmp_path / "half.pt").stat().st_size < 0.62 * (tmp_path / "full.pt").stat().st_size
+    assert (full.weights_licence, half.weights_licence) == (None, "ours")
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(full.state_dict()[name], tensor)
+        stored = half.state_dict()[name]
+        assert stored.dtype == tensor.dtype
+        expected = tensor.half().float() if tensor.ndim > 1 else tensor
+        assert torch.equal(stored, expected)
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.pt").write_bytes(b"no")
+    assert main([str(tmp_path / "a.pt"), "--output", str(tmp_path / "b.pt")]) == 1
+    assert "a.pt" in capsys.readouterr().err
+    assert not (tmp_path / "b.pt").exists()
