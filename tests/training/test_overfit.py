@@ -1,0 +1,65 @@
+"""Either family learns eight photographs by heart: network, losses, loop and validation fit together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from yolopose.model import blocks
+from yolopose.model.sizes import SIZES
+from yolopose.training.command import main
+from yolopose.training.trainer import Trainer
+
+pytest.importorskip("pycocotools")
+
+SIZE, STEPS = 192, 240  # an epoch is one step
+
+
+@pytest.fixture
+def labels(data_dir: Path, tmp_path: Path) -> str:
+    """Of eight pictures of coco-mini with one person each, the largest: at 192 px small ones are a few pixels."""
+    source = data_dir / "coco-mini"
+    document = json.loads((source / "person_keypoints.json").read_text(encoding="utf-8"))
+    people: dict[int, list[dict[str, float]]] = {}
+    for entry in document["annotations"]:
+        people.setdefault(entry["image_id"], []).append(entry)
+
+    def size(image: dict[str, int]) -> float:
+        some = people.get(image["id"], [])
+        alone = len(some) == 1 and some[0]["num_keypoints"] > 0 and not some[0]["iscrowd"]
+        return some[0]["area"] / max(image["width"], image["height"]) ** 2 if alone else 0.0
+
+    images = sorted(document["images"], key=size)[-8:]
+    assert size(images[0]) > 0.05
+    document["images"] = images
+    document["annotations"] = [people[image["id"]][0] for image in images]
+    path = tmp_path / "eight.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return f"{path}:{source / 'images'}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["yolox-pose-nano", "yolov5s6-pose"])
+def test_eight_photographs_are_learnt_by_heart(
+    family: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if family != "yolox-pose-nano":
+        monkeypatch.setitem(SIZES, family, replace(SIZES[family], width=0.25))
+    # Statistics of batch norm that remember 33 steps would still be those of an earlier network after so few.
+    monkeypatch.setattr(blocks, "BN_MOMENTUM", 0.1)
+    # 240 checkpoints would take as long as the training.
+    save = Trainer.save
+    monkeypatch.setattr(Trainer, "save", lambda self, name: save(self, name) if self.epoch == STEPS else None)
+    given = [
+        "--data", labels, "--val", labels, "--model", family, "--imgsz", SIZE, "--output", tmp_path / "run",
+        "--epochs", STEPS, "--batch", 8, "--validate-every", STEPS, "--workers", 0, "--optimizer", "muon",
+        "--lr", 4e-3, "--warmup", 10, "--weight-decay", 0, "--precision", "bf16", "--no-tensorboard", "--json",
+        "--mosaic", 0, "--scale", 1, 1, "--degrees", 0, "--translate", 0, "--mirror", 0, "--hsv", 0, 0, 0,
+    ]  # fmt: skip
+    assert main([str(word) for word in given]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    print({name: outcome[name] for name in ("best_ap", "minutes")})
+    assert outcome["best_ap"] >= 0.9

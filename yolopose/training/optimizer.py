@@ -1,0 +1,73 @@
+"""Optimizer with its parameter groups, learning rate by step, and the running average of the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .muon import Muon
+from .settings import TrainSettings
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Weight decay for weights of convolutions alone: batch norm and biases set levels, which must stay free.
+
+    Muon is for layers between layers; what predicts (the convolutions with a bias) and what sees one channel at a time
+    is left to AdamW.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    inner = {
+        id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is None and m.groups == 1
+    }  # fmt: skip
+    decay = settings.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) in inner], "weight_decay": decay},
+        {"params": [p for p in trained if p.ndim > 1 and id(p) not in inner], "weight_decay": decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "muon":
+        groups[0]["orthogonal"] = True
+        return Muon(groups, lr=settings.learning_rate)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.937, nesterov=True)
+
+
+def rate_at(step: int, total: int, warmup: int, final: float) -> float:
+    """Factor of the learning rate at ``step`` of ``total``: linear warm-up, then half a cosine down to ``final``."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(total - warmup, 1)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+class Average:
+    """Exponential moving average of weights and batch norm statistics; what is validated and deployed.
+
+    The decay grows from 0 as 1 - exp(-step / ramp), and is bound to the length of the run: an average over a fixed
+    number of steps would lag behind a short run and follow a long one too closely.
+    """
+
+    def __init__(self, net: nn.Module, decay: float, total_steps: int) -> None:
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        horizon = max(total_steps / 50, 1.0)  # steps that it remembers, at most
+        self.decay = min(decay, 1 - 1 / horizon) if decay else 0.0
+        self.ramp = max(total_steps / 20, 1.0)
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int) -> None:
+        """After optimizer step number ``step`` (from 1)."""
+        decay = self.decay * (1 - math.exp(-step / self.ramp))
+        mine: list[Tensor] = []
+        theirs: list[Tensor] = []
+        for kept, new in zip(self.net.state_dict().values(), net.state_dict().values(), strict=True):
+            if kept.is_floating_point():
+                mine.append(kept)
+                theirs.append(new.detach())
+            else:
+                kept.copy_(new)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)

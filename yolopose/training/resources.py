@@ -1,0 +1,86 @@
+"""What of the machine a training may use: device, processes that make batches, memory for pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from yolopose.runtime.machine import usable_cores
+
+from .distributed import world_size
+
+MOST_WORKERS = 8
+MEMORY_SHARE = 0.3  # of free memory that decoded pictures may take
+_PICTURE_SHARE = 0.75  # of a square that a photograph of 4:3 fills
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def local_processes() -> int:
+    """Processes of this training on this machine: they share its cores and memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def device_for(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ValueError for what is none of them or not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    device = torch.device(name)
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.device_count():
+        raise ValueError(f"--device {name}: this PyTorch sees no GPU; give --device cpu")
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if world_size() > 1:
+        raise ValueError(f"--device {name}: every process of torchrun takes a GPU of its own; give --device cuda")
+    if device.index >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+    return device
+
+
+def use_threads(count: int | None) -> None:
+    """Threads of PyTorch on a CPU; None: PyTorch's own choice."""
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"--threads must be at least 1, got {count}")
+    torch.set_num_threads(count)
+
+
+def workers_for(wanted: int | None) -> int:
+    """Processes that make batches: as wanted, else one for each core but the network's own."""
+    if wanted is None:
+        return max(1, min(MOST_WORKERS, int(usable_cores() / local_processes()) - 1))
+    if wanted < 0:
+        raise ValueError(f"--workers must not be negative, got {wanted}")
+    return wanted
+
+
+def pictures_bytes(count: int, side: float) -> float:
+    """Of ``count`` decoded photographs whose longer side is ``side`` px, in every process on this machine."""
+    return count * side * side * 3 * _PICTURE_SHARE * local_processes()
+
+
+def free_memory() -> float:
+    """Bytes that can be had without swapping, of this machine and within the container's limit (cgroup 2)."""
+    free = []
+    if found := re.search(r"^MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE):
+        free.append(1024.0 * int(found[1]))
+    else:  # no Linux: half of what is built in
+        free.append(0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    limit, used = (_text(_CGROUP / f"memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal():
+        free.append(max(float(limit) - float(used), 0.0))
+    return min(free)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

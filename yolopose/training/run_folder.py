@@ -1,0 +1,133 @@
+"""The folder that a training leaves behind, and run.json in it: which data, seed, settings, weights and versions.
+
+run.json: what the trainer passed as facts ("settings", "seed", "data", "weights", ...), whatever was recorded later,
+and "sittings": one entry each time the training was started or resumed, with its first epoch, time, command, machine.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from yolopose.runtime.errors import CheckpointError
+from yolopose.runtime.machine import machine_now
+from yolopose.runtime.output import atomic_write, output_folder
+
+from .facts import differences
+
+_SHOWN = 6  # differences a message lists before it only counts
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of one training lie; making the object touches no file."""
+
+    path: Path
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that --resume continues."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The network with the highest AP."""
+        return self.path / "best.pt"
+
+    @property
+    def metrics_csv(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def samples(self) -> Path:
+        """A folder of pictures."""
+        return self.path / "samples"
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        facts: Mapping[str, Any],
+        *,
+        resume: bool,
+        start_epoch: int = 0,
+        may_differ: Collection[str] = (),
+        argv: Sequence[str] | None = None,
+    ) -> RunFolder:
+        """Begin a run in a new or empty folder, or (``resume``) continue the one that is there.
+
+        facts: JSON values and paths. On resume they must equal the stored ones, except under a key named "path"
+        (files may move, their sha256 may not differ) or in ``may_differ`` (what does not decide the result: workers).
+
+        ValueError when the folder holds something, has nothing to resume, or its run was another one (says how);
+        CheckpointError for a damaged run.json; OutputError when nothing can be written.
+        """
+        run = cls(Path(path))
+        plain = json.loads(json.dumps(dict(facts), default=_plain, allow_nan=False))
+        if {"sittings", "schema"} & plain.keys():
+            raise ValueError("facts may not be called 'sittings' or 'schema'")
+        if resume:
+            document = run.read()
+            stored = {key: document[key] for key in plain if key in document}
+            if changed := differences(stored, plain, {"path", *may_differ}):
+                more = [f"and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
+                raise ValueError(
+                    f"cannot resume {run.path} as another training; repeat its settings or give another --output:\n  "
+                    + "\n  ".join(changed[:_SHOWN] + more)
+                )
+        else:
+            output_folder(run.path)
+            if any(run.path.iterdir()):
+                raise ValueError(f"{run.path} exists; give another --output or --resume")
+            document = {"schema": 1, **plain, "sittings": []}
+        output_folder(run.samples)
+        sitting = {
+            "first_epoch": start_epoch,
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "argv": list(sys.argv if argv is None else argv),
+            "machine": asdict(machine_now()),
+        }
+        run._write({**document, "sittings": [*document["sittings"], sitting]})
+        return run
+
+    def read(self) -> dict[str, Any]:
+        """run.json. Raises ValueError where there is none, CheckpointError for a damaged one."""
+        try:
+            document = json.loads(self.run_json.read_bytes())
+        except FileNotFoundError:
+            raise ValueError(f"nothing to resume: {self.path} has no run.json; leave out --resume") from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.run_json} cannot be read: {error}") from error
+        if not isinstance(document, dict) or not isinstance(document.get("sittings"), list):
+            raise CheckpointError(f"{self.run_json} was not written by yolopose-train")
+        return document
+
+    def record(self, **entries: Any) -> None:
+        """Add (or replace) entries of run.json, such as pictures that were skipped or the best AP."""
+        self._write({**self.read(), **entries})
+
+    def _write(self, document: dict[str, Any]) -> None:
+        atomic_write(self.run_json, json.dumps(document, default=_plain, allow_nan=False, indent=2) + "\n")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"not a JSON value: {value!r}")

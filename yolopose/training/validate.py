@@ -1,0 +1,163 @@
+"""Keypoint AP of a network that is being trained: the reference's people (deploy/reference.py), whole batches at once.
+
+Letterbox, greedy NMS and evaluation are those of parity and application. New here: pictures are letterboxed once,
+anchors are chosen before they are decoded, and decoding stays float32 where the convolutions run under autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolopose.runtime.errors import DataError
+from yolopose.runtime.images import evenly
+from yolopose.runtime.result import PoseResult
+from yolopose.runtime.skeleton import Skeleton
+
+from ..data.coco import CocoKeypoints
+from ..deploy.reference import ReferenceEstimator
+from ..evaluation import Convention, KeypointAP, evaluate
+from ..model.fuse import fuse_conv_bn
+from ..model.input_spec import InputSpec
+from ..model.pose_net import PoseNet, Predictions
+from .letterboxed import CACHE_BYTES, LetterboxedPictures, PictureBatch
+
+_FAR = 1e9  # px; a coordinate beyond it counts as infinite: areas of boxes would leave float32
+
+Progress = Callable[[Iterable[PictureBatch], int, str], Iterable[PictureBatch]]  # Console.progress
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one call measured."""
+
+    ap: KeypointAP
+    results: dict[int, PoseResult]  # by image id, pixels of the image as it is in its file
+    not_finite: int  # images whose predictions were NaN or infinite: they count as "nobody found"
+
+    @property
+    def note(self) -> str | None:
+        """What to tell the user, if anything."""
+        if not self.not_finite:
+            return None
+        return (
+            f"predictions in {self.not_finite} of {self.ap.images} validation images are not finite and count as "
+            "nobody found: the network diverges"
+        )
+
+
+class Validator:
+    """Prepares the pictures of ``dataset`` once; called with a network each epoch.
+
+    shape_hw: letterboxed size, pixels; images: "all" or "with-people" (evaluation.py); limit: at most so many of them,
+    evenly spread; score_threshold: of objectness x class; max_candidates: anchors of an image that enter NMS, best
+    first (docs/log.md: from 50 on the same AP); batch, cache_bytes: as LetterboxedPictures.
+
+    DataError when average precision is undefined (no image, no labelled person) or the labels have another skeleton.
+    Pictures that cannot be read are left out; ``damaged`` names them after the first call.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoKeypoints,
+        skeleton: Skeleton,
+        spec: InputSpec,
+        shape_hw: tuple[int, int],
+        images: Convention = "all",
+        *,
+        limit: int | None = None,
+        score_threshold: float = 0.01,
+        iou_threshold: float = 0.65,
+        max_people: int = 100,
+        max_candidates: int = 300,
+        batch: int = 16,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        dataset.check_skeleton(skeleton)
+        if images not in ("all", "with-people"):
+            raise ValueError(f'images must be "all" or "with-people", got {images!r}')
+        if min(max_people, max_candidates) < 1:
+            raise ValueError(f"max_people and max_candidates must be at least 1, got {max_people}, {max_candidates}")
+        ids = list(dataset.images) if images == "all" else list(dataset.ids_with_people)
+        self.image_ids = [ids[index] for index in evenly(len(ids), limit)]
+        if not set(self.image_ids) & set(dataset.ids_with_people):
+            raise DataError(
+                f"{dataset.path}: none of {len(self.image_ids)} validation images has a person with labelled keypoints"
+            )
+        paths = {image_id: dataset.images[image_id].path for image_id in self.image_ids}
+        self.pictures = LetterboxedPictures(paths, spec, shape_hw, batch, cache_bytes)
+        self.dataset, self.skeleton, self.convention = dataset, skeleton, images
+        self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
+        self.max_people, self.max_candidates = max_people, max_candidates
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Why a picture was left out, by file."""
+        return self.pictures.damaged
+
+    def __call__(
+        self, net: PoseNet, autocast: torch.dtype | None = None, progress: Progress | None = None
+    ) -> Validation:
+        """AP of ``net`` in evaluation mode, on the device where it lies; the network itself stays as it is.
+
+        autocast: precision of the convolutions; None: that of the weights.
+        """
+        fused = fuse_conv_bn(net)  # a copy
+        people = ReferenceEstimator(fused, self.score_threshold, self.iou_threshold, self.max_people).people
+        results: dict[int, PoseResult] = {}
+        not_finite = 0
+        batches: Iterable[PictureBatch] = self.pictures
+        if progress:
+            batches = progress(batches, len(self.pictures), "validating")
+        for batch in batches:
+            if not batch.ids:
+                continue
+            found, above, finite = self._predict(fused, batch.images, autocast)
+            for row, (image_id, placement) in enumerate(zip(batch.ids, batch.placements, strict=True)):
+                result = PoseResult.empty(self.skeleton.num_keypoints)
+                if finite[row]:
+                    result = people(Predictions(*(part[row : row + 1] for part in found)), placement)
+                results[image_id] = replace(result, num_candidates=above[row])
+                not_finite += not finite[row]
+        if not set(results) & set(self.dataset.ids_with_people):
+            reason = next(iter(self.damaged.values()))
+            raise DataError(f"no validation image with people can be read: {reason}")
+        ap = evaluate(results, self.dataset, self.skeleton, list(results), self.convention)
+        return Validation(ap, results, not_finite)
+
+    @torch.inference_mode()
+    def _predict(
+        self, net: PoseNet, images: np.ndarray, autocast: torch.dtype | None
+    ) -> tuple[Predictions, list[int], list[bool]]:
+        """Of images (B, h, w, 3) uint8 BGR: the best C anchors on the CPU, by rising number; how many anchors exceed
+        the score threshold; whether every score and what belongs to these anchors is finite."""
+        device = next(net.parameters()).device
+        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()  # channels last: faster on CPUs too
+        if net.input.channel_order == "rgb":
+            pixels = pixels.flip(1)
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            raw = net.head(net.features(pixels * net.input.scale))
+        head = net.head
+        scores = head.scores(raw.objectness.float(), raw.classes.float())  # (B, classes, N)
+        best = scores.amax(dim=1)
+        # by rising number: among equal scores the reference takes the first
+        chosen = best.topk(min(self.max_candidates, best.shape[1]), dim=1).indices.sort(dim=1).values
+
+        def take(values: Tensor) -> Tensor:
+            """(B or 1, F, N) -> (B, F, C) float32."""
+            index = chosen[:, None].expand(-1, values.shape[1], -1)
+            return values.float().expand(len(images), -1, -1).gather(2, index)
+
+        priors = take(raw.priors)
+        boxes = head.decode_boxes(take(raw.boxes), priors)
+        xy, visibility = head.decode_keypoints(take(raw.keypoints), priors)
+        # a comparison with NaN is false
+        sound = (boxes.abs() < _FAR).all(1) & (xy.abs() < _FAR).all(2).all(1) & visibility.isfinite().all(1)  # (B, C)
+        above = best > self.score_threshold
+        finite = best.isfinite().all(1) & (sound | ~above.gather(1, chosen)).all(1)
+        found = (boxes.mT, take(scores).mT, xy.permute(0, 3, 1, 2), visibility.mT)
+        return Predictions(*(part.cpu() for part in found)), above.sum(1).tolist(), finite.tolist()
