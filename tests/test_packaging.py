@@ -57,5 +57,5 @@ def test_commands_of_the_package_exist() -> None:
     from importlib.metadata import entry_points
 
     ours = {entry.name: entry for entry in entry_points(group="console_scripts") if entry.name.startswith("yolopose-")}
-    assert set(ours) == {"yolopose-export", "yolopose-run", "yolopose-bench"}
+    assert set(ours) == {"yolopose-train", "yolopose-export", "yolopose-run", "yolopose-bench"}
     assert all(callable(entry.load()) for entry in ours.values())

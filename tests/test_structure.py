@@ -186,6 +186,7 @@ def _loaded_by(code: str) -> set[str]:
         ("import yolopose.runtime.command", HEAVY),
         ("import yolopose.benchmarks.command", HEAVY),
         ("import yolopose.export.command", HEAVY),
+        ("import yolopose.training.command", HEAVY),
         ("import yolopose.evaluation", ("torch", "onnx", "onnxruntime")),
         ("import yolopose.data.synthetic", ("torch", "onnx", "onnxruntime")),
     ],

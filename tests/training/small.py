@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from yolopose.data.augment import Augment, AugmentSettings
 from yolopose.data.batch import Batch, collate
 from yolopose.data.loader import Order, batches
+from yolopose.data.sample import Sample
 from yolopose.data.sources import SyntheticSource
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.model.input_spec import BGR_BYTES, RGB_UNIT
@@ -34,7 +36,9 @@ CONFIGS = {
     ),
 }
 AUGMENT = AugmentSettings(size=SIZE, mosaic=0.5)
-SETTINGS = TrainSettings(epochs=4, batch=BATCH, warmup=1, precision="fp32", close_epochs=1, augment=AUGMENT)
+SETTINGS = TrainSettings(  # SGD: the smallest checkpoints, and reading and writing them is what takes time here
+    epochs=4, batch=BATCH, warmup=1, precision="fp32", close_epochs=1, augment=AUGMENT, optimizer="sgd"
+)
 
 
 def small_net(family: str = "yolox", seed: int = 0) -> PoseNet:
@@ -45,8 +49,13 @@ def small_net(family: str = "yolox", seed: int = 0) -> PoseNet:
 
 def small_source(count: int = COUNT) -> SyntheticSource:
     source = SyntheticSource(SyntheticScenes(count, (SIZE, SIZE), seed=3, people=(1, 2)))
-    source._kept = [source[index] for index in range(count)]  # drawn here, not by processes of their own
+    source._kept = [_drawn(count, index) for index in range(count)]  # here, not by processes of their own
     return source
+
+
+@cache
+def _drawn(count: int, index: int) -> Sample:
+    return SyntheticSource(SyntheticScenes(count, (SIZE, SIZE), seed=3, people=(1, 2)))[index]
 
 
 def small_batch(source: SyntheticSource, count: int = BATCH) -> Batch:

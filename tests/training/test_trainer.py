@@ -55,8 +55,8 @@ def assert_same_weights(first: Trainer, second: Trainer) -> None:
     ("family", "settings"),
     [
         ("yolox", {"optimizer": "muon"}),
-        ("yolox", {"optimizer": "sgd", "precision": "bf16"}),
-        ("yolov5", {"optimizer": "adamw"}),
+        pytest.param("yolox", {"optimizer": "sgd", "precision": "bf16"}, marks=pytest.mark.slow),
+        pytest.param("yolov5", {"optimizer": "adamw"}, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_twice_it_ends_as_if_never(family: str, settings: dict[str, Any], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from yolopose.runtime.console import Console
 
 from ..checkpoints import load
 from ..data.augment import Augment
+from ..data.batch import Batch
 from ..data.loader import Order, batches
 from ..data.sources import Mixed
 from ..evaluation import Convention
@@ -29,7 +31,7 @@ from .resources import MEMORY_SHARE, device_for, free_memory, pictures_bytes, us
 from .run_folder import RunFolder
 from .session import Session, show_samples
 from .settings import TrainSettings
-from .trainer import Trainer
+from .trainer import Stream, Trainer
 from .validate import Validator
 
 SHOWN_NAMES = 6
@@ -47,16 +49,10 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
     use_threads(arguments.threads)
     interrupt = Interrupt(arguments.max_minutes)
     folder = _folder(session, arguments)
-    net = _new_net(session, console) if session.start else _resumed_net(folder)
+    net = new_net(session, console) if session.start else _resumed_net(folder)
     order = Order(len(source), settings.batch, settings.seed)
     engine = Engine(net, settings, order.steps_per_epoch, device)
-
-    def stream(first_step: int) -> Any:
-        return batches(
-            order, _Augmentation(source, settings), first_step=first_step, last_step=engine.total_steps,
-            workers=workers, rank=rank(), world_size=world_size(),
-        )  # fmt: skip
-
+    stream = stream_of(source, settings, order, workers)
     trainer = Trainer(engine, stream, _validator(session, net), folder.path, console, lambda row, validation: None)
     if session.start is None:
         trainer.resume(folder.last)
@@ -64,7 +60,7 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
         _begin(session, folder, net, trainer.epoch + 1)
         if session.val is None:
             console.say("no --val: nothing is measured, and best.pt is not written; last.pt has the averaged network")
-    _preload(source, settings, console)
+    preload(source, settings, console)
     reporter = None
     with ExitStack() as stack:
         if rank() == 0:
@@ -75,6 +71,18 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
         if reporter:
             reporter.finish()
     return _outcome(trainer, folder, finished, interrupt, console)
+
+
+def stream_of(source: Mixed, settings: TrainSettings, order: Order, workers: int) -> Stream:
+    """The batches of a run for this process, from any step on."""
+
+    def stream(first_step: int) -> Iterator[Batch]:
+        return batches(
+            order, _Augmentation(source, settings), first_step=first_step,
+            last_step=settings.epochs * order.steps_per_epoch, workers=workers, rank=rank(), world_size=world_size(),
+        )  # fmt: skip
+
+    return stream
 
 
 def _folder(session: Session, arguments: argparse.Namespace) -> RunFolder:
@@ -90,7 +98,8 @@ def _folder(session: Session, arguments: argparse.Namespace) -> RunFolder:
     return RunFolder(arguments.output or Path("runs") / (options.model or Path(options.weights or "run").stem))
 
 
-def _new_net(session: Session, console: Console) -> PoseNet:
+def new_net(session: Session, console: Console) -> PoseNet:
+    """The network that a new run begins with."""
     assert session.start is not None
     config, given = session.start
     source, settings = session.source, session.settings
@@ -168,7 +177,7 @@ class _Augmentation:
         return self.usual if epoch < self.first_closing else self.closing
 
 
-def _preload(source: Mixed, settings: TrainSettings, console: Console) -> None:
+def preload(source: Mixed, settings: TrainSettings, console: Console) -> None:
     """Keep decoded pictures in memory where they fit: decoding would take more time than augmenting."""
     cv2.setNumThreads(1)  # before workers fork: OpenCV's own threads do not survive it
     needed = pictures_bytes(len(source), settings.augment.size * max(settings.augment.scale[1], 1.0))
