@@ -24,12 +24,12 @@ $(READY): pyproject.toml constraints.txt
 
 # The whole path on the embedded network and scenes; every line is a command that a user can type.
 demo: $(READY)
-	$(BIN)/python -m yolopose.data.synthetic --count 24 --output demo/scenes
+	$(BIN)/python -m yolopose.data.synthetic --count 48 --seed 99 --skeleton lsp-14 --output demo/scenes
 	$(BIN)/yolopose-export --weights demo --output demo $(SCENES)
 	$(BIN)/yolopose-export --weights demo --output demo --fp16 $(SCENES)
 	$(BIN)/yolopose-bench demo/demo.onnx demo/demo-fp16.onnx --reference demo --output demo/benchmark $(SCENES)
 	$(BIN)/yolopose-run demo/demo.onnx --source demo/scenes/images --output demo/people
-	@echo "Pictures: demo/people. The demo network has learnt nothing yet: time and parity are real, its people are not."
+	@echo "Pictures: demo/people. With photographs: yolopose-run demo/demo.onnx --source photographs/ --output people/"
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -78,15 +78,13 @@ def _people(model: Any, dataset: CocoKeypoints, size: int, console: Console) -> 
     results: dict[int, PoseResult] = {}
     for image in console.progress(dataset.images.values(), len(dataset.images), "predicting"):
         pixels = read_image(image.path)
-        found = model.predict(
-            pixels, imgsz=size, rect=False, conf=SCORE, iou=IOU, max_det=MOST_PEOPLE, verbose=False, device="cpu"
-        )
+        found = model.predict(pixels, imgsz=size, rect=False, conf=SCORE, iou=IOU, max_det=MOST_PEOPLE, verbose=False)
         boxes, points = found[0].boxes, found[0].keypoints
-        keypoints = points.data.numpy() if len(boxes) else np.zeros((0, dataset.num_keypoints, 3), np.float32)
+        keypoints = points.data.cpu().numpy() if len(boxes) else np.zeros((0, dataset.num_keypoints, 3), np.float32)
         results[image.id] = PoseResult(
-            boxes=boxes.xyxy.numpy().reshape(-1, 4),
-            scores=boxes.conf.numpy(),
-            labels=boxes.cls.numpy().astype(np.int32),
+            boxes=boxes.xyxy.cpu().numpy().reshape(-1, 4),
+            scores=boxes.conf.cpu().numpy(),
+            labels=boxes.cls.cpu().numpy().astype(np.int32),
             keypoints=keypoints[..., :2],
             keypoint_scores=keypoints[..., 2],
             num_candidates=len(boxes),
@@ -96,29 +94,36 @@ def _people(model: Any, dataset: CocoKeypoints, size: int, console: Console) -> 
 
 def write_yolo(splits: dict[str, Labels], folder: Path) -> Path:
     """Images (as links) and labels in the YOLO-pose folder format; returns the path of its data.yaml."""
+    if (folder / "images").exists():
+        raise ValueError(f"{folder} holds another data set; give another --output")
     for split, labels in splits.items():
+        stems = [image.path.stem for image in labels.dataset.images.values()]
+        if len(set(stems)) < len(stems):
+            raise ValueError(f"{labels.dataset.path}: pictures of equal names in several folders")
+        classes = {category.id: index for index, category in enumerate(labels.dataset.categories)}
         for kind in ("images", "labels"):
             output_folder(folder / kind / split)
         for image in labels.dataset.images.values():
-            link = folder / "images" / split / image.path.name
-            if not link.exists():
-                os.symlink(image.path.resolve(), link)
-            rows = [_row(person, image) for person in labels.dataset.people[image.id] if not person.is_crowd]
+            os.symlink(image.path.resolve(), folder / "images" / split / image.path.name)
+            rows = [
+                _row(person, image, classes[person.category_id])
+                for person in labels.dataset.people[image.id]
+                if not person.is_crowd
+            ]
             atomic_write(folder / "labels" / split / f"{image.path.stem}.txt", "".join(rows))
     labels = next(iter(splits.values()))
     flip = list(range(labels.skeleton.num_keypoints))
     for a, b in labels.skeleton.flip_pairs:
         flip[a], flip[b] = b, a
-    names = {i: category.name for i, category in enumerate(labels.dataset.categories)}
-    entries = {"path": str(folder.resolve()), **{split: f"images/{split}" for split in splits}, "names": names}
+    entries: dict[str, Any] = {"path": str(folder.resolve()), **{split: f"images/{split}" for split in splits}}
+    entries["names"] = [category.name for category in labels.dataset.categories]
     entries |= {"kpt_shape": [labels.skeleton.num_keypoints, 3], "flip_idx": flip}
     path = folder / "data.yaml"
-    atomic_write(path, "".join(f"{key}: {json.dumps(value)}\n" for key, value in entries.items() if key != "names")
-                 + "names:\n" + "".join(f"  {i}: {name}\n" for i, name in names.items()))  # fmt: skip
+    atomic_write(path, "".join(f"{key}: {json.dumps(value)}\n" for key, value in entries.items()))
     return path
 
 
-def _row(person: CocoPerson, image: CocoImage) -> str:
+def _row(person: CocoPerson, image: CocoImage, label: int) -> str:
     width, height = image.size_wh
     x, y, w, h = person.bbox_xywh
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
@@ -128,7 +133,7 @@ def _row(person: CocoPerson, image: CocoImage) -> str:
         for px, py, v in person.keypoints
     ]
     numbers = " ".join(f"{value:.6f}" for value in (*box, *(value for point in points for value in point)))
-    return f"0 {numbers}\n"
+    return f"{label} {numbers}\n"
 
 
 def _value(text: str) -> Any:

@@ -18,12 +18,14 @@ import torch
 
 from tests.training.small import COUNT, SIZE, changed, save_scenes, small_net
 from yolopose.checkpoints import load, read_extra, save
+from yolopose.data.coco import read_coco
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.model.sizes import SIZES
 from yolopose.runtime.images import read_image
 from yolopose.training.command import main
+from yolopose.training.facts import label_facts
 from yolopose.training.logs import read_metrics
-from yolopose.training.options import train_parser
+from yolopose.training.options import options_of, train_parser
 
 pytest.importorskip("pycocotools")
 
@@ -293,6 +295,51 @@ def test_labels_unlike_the_skeleton(labels: Path, tmp_path: Path, capsys: pytest
     assert "14 keypoints a person" in error
     error = refused(capsys, 1, *words(labels, tmp_path / "run", "--data", labels, theirs))
     assert "train on data of one skeleton" in error
+
+
+def test_mirrored_pictures_need_to_know_left_from_right(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    categories = json.loads(labels.read_text(encoding="utf-8"))["categories"]
+    categories[0]["keypoints"] = [f"point {index}" for index in range(17)]
+    changed(labels, categories=categories)
+    said = refused(capsys, 2, *words(labels, tmp_path / "run"))
+    assert "--mirror 0" in said
+    assert main(words(labels, tmp_path / "run", "--mirror", 0)) == 0
+
+
+def test_other_classes_in_validation(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.json"
+    shutil.copy(labels, other)
+    categories = json.loads(other.read_text(encoding="utf-8"))["categories"]
+    categories[0]["name"] = "goalkeeper"
+    changed(other, categories=categories)
+    val = f"{other}:{labels.parent / 'images'}"
+    assert "['goalkeeper']" in refused(capsys, 1, *words(labels, tmp_path / "run", "--val", val))
+
+
+def test_paths_hold_from_any_directory(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(labels.parent)
+    given = train_parser().parse_args(["--data", "a.json:b", "c.yaml", "synthetic:3", "--val", "d.json"])
+    options = options_of(given)
+    here = str(labels.parent)
+    assert options.data == [f"{here}/a.json:{here}/b", f"{here}/c.yaml", "synthetic:3"]
+    assert (options.val, options.images) == (f"{here}/d.json", None)
+
+
+@pytest.mark.parametrize("flags", [("--epochs", "300"), ("--optimizer", "adamw"), ("--val", "x.json")])
+def test_resume_refuses_what_it_would_not_obey(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that happens to be the default is not obeyed either."""
+    assert flags[0] in refused(capsys, 2, "--resume", "runs/x", *flags)
+
+
+def test_changed_labels_are_another_data_set(labels: Path) -> None:
+    before = label_facts(read_coco(labels, labels.parent / "images"))
+    annotations = json.loads(labels.read_text(encoding="utf-8"))["annotations"]
+    annotations[0]["keypoints"][0] += 1
+    changed(labels, annotations=annotations)
+    after = label_facts(read_coco(labels, labels.parent / "images"))
+    assert {key for key in before if before[key] != after[key]} == {"sha256", "labels"}
 
 
 def test_boxes_outside_are_told_and_counted(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

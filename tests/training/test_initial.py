@@ -11,7 +11,7 @@ import yolopose
 from tests.training.small import CONFIGS, SIZE, small_net
 from yolopose.model.pose_net import PoseNet
 from yolopose.model.sizes import SIZES, build
-from yolopose.runtime.skeleton import COCO_17, LSP_14
+from yolopose.runtime.skeleton import COCO_17, LSP_14, generic_skeleton
 from yolopose.training.initial import Start, check_size, initial_net, starting_config
 
 
@@ -114,3 +114,15 @@ def test_the_demo_network() -> None:
     assert net.skeleton == LSP_14
     assert net.config.family == demo.config.family
     assert all("keypoint" in name or "visibility" in name for name in fresh), fresh
+
+
+def test_other_points_of_the_same_number_begin_anew() -> None:
+    """Rows of the left wrist must not become those of the right hip because both are the seventh."""
+    turned = replace(LSP_14, name="turned", names=LSP_14.names[::-1], flip_pairs=(), limbs=())
+    given = small_net("yolox", seed=1)
+    given = initial_net(given.config, None, turned, ("person",), SIZE, seed=1).net
+    _, _, fresh = start(given, skeleton=LSP_14)
+    assert fresh
+    assert all(name.startswith(("head.keypoint_predictions.", "head.visibility_predictions.")) for name in fresh)
+    nameless = initial_net(given.config, None, generic_skeleton(14), ("person",), SIZE, seed=1).net
+    assert start(nameless, skeleton=LSP_14).fresh == []

@@ -97,3 +97,16 @@ def test_state_goes_on_exactly() -> None:
         _step(other, second, seed)
     for a, b in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_gradient_that_overflowed_leaves_the_step_out() -> None:
+    """GradScaler hands found_inf to fused optimizers and calls their step all the same."""
+    net = _net()
+    optimizer = _optimizer(net)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
+    assert not optimizer.state

@@ -20,7 +20,19 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(labels: Path, *more: str) -> int:
-    given = ["--data", str(labels), "--model", "tiny", "--batch", "4", "--precision", "fp32", "--workers", "0", "--json"]
+    given = [
+        "--data",
+        str(labels),
+        "--model",
+        "tiny",
+        "--batch",
+        "4",
+        "--precision",
+        "fp32",
+        "--workers",
+        "0",
+        "--json",
+    ]
     return speed.main([*given, *more])
 
 

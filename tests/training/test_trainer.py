@@ -31,7 +31,7 @@ class FakeValidator:
     def __init__(self, *figures: float) -> None:
         self.figures, self.calls, self.damaged = list(figures), 0, {"gone.jpg": "gone.jpg: no such file"}
 
-    def __call__(self, net: yolopose.PoseNet, autocast: torch.dtype | None) -> Any:
+    def __call__(self, net: yolopose.PoseNet, autocast: torch.dtype | None, progress: Any = None) -> Any:
         assert not net.training
         self.calls += 1
         ap = KeypointAP(self.figures.pop(0), 0.5, 0.5, None, 0.5, 0.5, 3, 3, "all")

@@ -48,7 +48,7 @@ class LabelledImages:
         if not dataset.images:
             raise DataError(f"{dataset.path}: no images")
         dataset.check_skeleton(skeleton)
-        self.skeleton = skeleton
+        self.dataset, self.skeleton = dataset, skeleton
         self.classes = tuple(category.name for category in dataset.categories)
         self.problems: list[str] = []
         self._max_side = max_side

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TypeVar
 
+from yolopose.runtime.machine import usable_cores
 from yolopose.runtime.opencv import cv2
 
 Item = TypeVar("Item")
@@ -26,7 +27,8 @@ def in_processes(
     """For work in Python. The function, items and results are pickled; the caller's main module is imported anew."""
     # Not forked: a process that holds threads (OpenCV's, torch's) does not fork safely.
     context = multiprocessing.get_context("spawn")
-    return _results(ProcessPoolExecutor(processes or os.cpu_count(), context, _start_process), function, items, chunk=8)
+    processes = processes or max(1, int(usable_cores() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return _results(ProcessPoolExecutor(processes, context, _start_process), function, items, chunk=8)
 
 
 def _results(pool: Executor, function: Callable[[Item], Result], items: Sequence[Item], chunk: int) -> Iterator[Result]:

@@ -132,6 +132,11 @@ class Mixed:
             source.preload(progress)
 
 
+def is_yaml(spec: str) -> bool:
+    """Whether a spec is a YOLO-pose folder's description."""
+    return spec.lower().endswith((".yaml", ".yml"))
+
+
 def open_labels(spec: str, images: Path | None = None, skeleton: Skeleton | None = None, split: str = "val") -> Labels:
     """Read `labels.json`, `labels.json:images_dir` (COCO) or `data.yaml` (YOLO-pose, its ``split``).
 
@@ -139,7 +144,7 @@ def open_labels(spec: str, images: Path | None = None, skeleton: Skeleton | None
     file's own folder. skeleton: what the keypoints mean; without it, what the file's names say, else their number.
     DataError for damaged labels or those unlike the skeleton.
     """
-    if spec.lower().endswith((".yaml", ".yml")):
+    if is_yaml(spec):
         folder = read_yolo_folder(spec, skeleton)
         return Labels(read_yolo(spec, split, folder.skeleton), folder.skeleton)
     name, json, own = spec.partition(".json:")

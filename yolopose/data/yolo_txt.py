@@ -41,6 +41,7 @@ class YoloFolder:
     kpt_shape: tuple[int, int]  # keypoints; 2: x, y, or 3: x, y, v
     keypoint_names: tuple[str, ...] | None
     skeleton: Skeleton
+    mirror_given: bool  # flip_idx says what a mirror exchanges
 
 
 def read_yolo(yaml_path: str | Path, split: str = "train", skeleton: Skeleton | None = None) -> CocoKeypoints:
@@ -83,14 +84,16 @@ def read_yolo_folder(yaml_path: str | Path, skeleton: Skeleton | None = None) ->
     names = _keypoint_names(document.get("kpt_names"), shape[0], path)
     root = path.parent / str(document.get("path") or ".")
     made = skeleton or label_skeleton(path, shape[0], names, flip_index)
-    return YoloFolder(path, root, document, _classes(document, path), (shape[0], shape[1]), names, made)
+    return YoloFolder(
+        path, root, document, _classes(document, path), (shape[0], shape[1]), names, made, flip_index is not None
+    )
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
-        raise BackendUnavailable(f'{path} needs PyYAML ({error}): pip install "yolopose[train]"') from None
+        raise BackendUnavailable(f"{path} needs PyYAML ({error}): pip install pyyaml") from None
     try:
         document = yaml.safe_load(path.read_bytes())
     except OSError as error:

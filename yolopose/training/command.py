@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from yolopose.runtime.console import EXIT_DONE, EXIT_INTERRUPTED, Console, run
@@ -17,14 +19,14 @@ LONGEST_WAIT_HOURS = 4
 T = TypeVar("T")
 
 
-def _main(arguments: argparse.Namespace, console: Console) -> int:
+def _main(words: Sequence[str], arguments: argparse.Namespace, console: Console) -> int:
     import torch.distributed as dist
 
     from .distributed import rank
     from .session import open_session, show_samples
     from .sitting import train
 
-    check_resume(arguments)
+    check_resume(words)
     if several := int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _join(arguments)
     try:
@@ -71,7 +73,7 @@ class _Silent(Console):
 def _summary(outcome: dict[str, Any]) -> str:
     best = "" if outcome["best_ap"] is None else f", best AP {outcome['best_ap']:.4f} at epoch {outcome['best_epoch']}"
     if outcome["finished"]:
-        return f"{outcome['run']}: {outcome['epochs']} epochs in {outcome['minutes']:.1f} min{best}"
+        return f"{outcome['run']}: {outcome['epochs']} epochs, {outcome['minutes']:.1f} min of training{best}"
     return (
         f"{outcome['run']}: stopped by {outcome['stopped_by']} in epoch {outcome['epochs'] + 1}{best}; "
         f"go on with yolopose-train --resume {outcome['run']}"
@@ -79,4 +81,5 @@ def _summary(outcome: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(_main, train_parser(), argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run(partial(_main, words), train_parser(), words)

@@ -40,6 +40,7 @@ class Engine:
         self.total_steps = settings.epochs * steps_per_epoch
         self.warmup = min(round(settings.warmup * steps_per_epoch), self.total_steps // 3)
         self.step = 0  # optimizer steps done
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # pictures are all of one size
         self.autocast = DTYPES[settings.precision]
         with torch.random.fork_rng(devices=[]):  # the auxiliary branch begins as the seed has it
             torch.manual_seed(settings.seed)
@@ -115,7 +116,8 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.average.update(self.net, self.step)
-        return {"loss": float(loss.detach()), **{name: float(term.detach()) for name, term in terms.items()}}
+        values = torch.stack([loss, *terms.values()]).tolist()  # one wait for the device, not one a term
+        return dict(zip(("loss", *terms), values, strict=True))
 
     @property
     def rate(self) -> float:
@@ -128,7 +130,7 @@ class Engine:
         return (
             f"the loss or its gradient is not finite at epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch} "
             f"({shown}); train again with a lower --lr (it is {self.settings.learning_rate:g}) or in fp32; "
-            "the last checkpoint is whole"
+            "checkpoints written before are whole"
         )
 
     def state(self) -> dict[str, Any]:

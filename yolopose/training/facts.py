@@ -28,9 +28,20 @@ def file_facts(path: str | Path) -> dict[str, str]:
 
 
 def label_facts(dataset: CocoKeypoints) -> dict[str, Any]:
-    """What a data set is: its file, and how many images and people with labelled keypoints it has."""
+    """What a data set is: its file, how many images and people with labelled keypoints it has, a digest of the labels.
+
+    The digest is of names and labels as read: a YAML file says little about the text files beside the pictures.
+    """
+    digest = hashlib.sha256()
+    for image in dataset.images.values():
+        digest.update(f"{image.path.name} {image.size_wh}".encode())
+        for person in dataset.people[image.id]:
+            digest.update(f"{person.category_id} {person.bbox_xywh} {person.area} {person.is_crowd}".encode())
+            digest.update(person.keypoints.tobytes())
     people = sum(person.is_labelled for some in dataset.people.values() for person in some)
-    return {**file_facts(dataset.path), "images": len(dataset.images), "people": people}
+    return {
+        **file_facts(dataset.path), "images": len(dataset.images), "people": people, "labels": digest.hexdigest()
+    }  # fmt: skip
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], leave_out: Collection[str]) -> list[str]:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-from yolopose.runtime.skeleton import Skeleton
+from yolopose.runtime.skeleton import Skeleton, generic_skeleton
 
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
 from ..model.sizes import SIZES, build
+
+KEYPOINT_PREDICTIONS = ("head.keypoint_predictions.", "head.visibility_predictions.")
 
 
 class Start(NamedTuple):
@@ -73,6 +75,8 @@ def initial_net(
         return Start(net, 0, [])
     theirs, mine = given.state_dict(), net.state_dict()
     fits = {name: tensor for name, tensor in theirs.items() if name in mine and mine[name].shape == tensor.shape}
+    if _other_points(given.skeleton, skeleton):
+        fits = {name: tensor for name, tensor in fits.items() if not name.startswith(KEYPOINT_PREDICTIONS)}
     if not any(tensor.ndim > 1 for tensor in fits.values()):
         raise ValueError(
             f"nothing in the weights of {given.config.name} fits {config.name}; "
@@ -81,3 +85,9 @@ def initial_net(
     net.load_state_dict(fits, strict=False)
     net.weights_licence = given.weights_licence  # terms of use stay with what is made of the weights
     return Start(net, len(fits), sorted(mine.keys() - fits.keys()))
+
+
+def _other_points(theirs: Skeleton, ours: Skeleton) -> bool:
+    """Whether equally many keypoints are others, or in another order; of nameless ones that is not known."""
+    nameless = generic_skeleton(len(ours.names)).names
+    return theirs.names != ours.names and nameless not in (theirs.names, ours.names)

@@ -43,11 +43,6 @@ class Interrupt:
         self.reason = signal.Signals(number).name
 
     @property
-    def by_signal(self) -> bool:
-        """Whether somebody, not the limit of time, ended it."""
-        return self.reason in {number.name for number in SIGNALS}
-
-    @property
     def wanted(self) -> bool:
         """Whether to stop before the next step; ``reason`` then says why."""
         if self.reason is None and time.monotonic() > self._deadline:

@@ -25,6 +25,9 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        overflow = getattr(self, "found_inf", None)  # set by GradScaler, which leaves it to fused optimizers to heed
+        if overflow is not None and bool(overflow):
+            return None
         for group in self.param_groups:
             if group.get("orthogonal"):
                 self._orthogonal_step(group)

@@ -23,7 +23,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     inner = {
         id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is None and m.groups == 1
     }  # fmt: skip
-    decay = settings.weight_decay
+    decay, rate = settings.weight_decay, settings.learning_rate
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if id(p) in inner], "weight_decay": decay},
         {"params": [p for p in trained if p.ndim > 1 and id(p) not in inner], "weight_decay": decay},
@@ -31,10 +31,10 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     ]
     if settings.optimizer == "muon":
         groups[0]["orthogonal"] = True
-        return Muon(groups, lr=settings.learning_rate)
+        return Muon(groups, lr=rate, fused=True)
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.937, nesterov=True)
+        return torch.optim.AdamW(groups, lr=rate, fused=True)
+    return torch.optim.SGD(groups, lr=rate, momentum=0.937, nesterov=True, fused=True)
 
 
 def rate_at(step: int, total: int, warmup: int, final: float) -> float:

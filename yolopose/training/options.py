@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from yolopose.runtime.console import ArgumentParser, parser
 
@@ -83,12 +85,17 @@ def _add_run(add: Any) -> None:
 def _add_settings(add: Any) -> None:
     defaults = TrainSettings()
     add("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="SGD is Nesterov's, momentum 0.937")
-    add("--lr", type=float, help="learning rate; default: 2e-3 (adamw), 1e-2 (sgd) at 64 images a step")
+    add("--lr", type=float, help="learning rate; default: 2e-3 (muon, adamw), 1e-2 (sgd) at 64 images a step")
     add("--final-lr", type=float, default=defaults.final_lr, help="share of it at the end of the cosine")
     add("--warmup", type=float, default=defaults.warmup, metavar="EPOCHS", help="linear, at most a third of the run")
     add("--weight-decay", type=float, default=defaults.weight_decay, help="of convolution weights; sgd: 5e-4 is usual")
     add("--clip", type=float, default=defaults.clip, help="largest norm of the gradients; 0: no limit")
-    add("--precision", choices=PRECISIONS, default=defaults.precision, help="of convolutions; fp16 needs a GPU")
+    add(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of convolutions; auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU",
+    )
     add("--ema", type=float, default=defaults.ema, help="decay of averaged weights, less in short runs; 0: none")
     add("--freeze-bn", action="store_true", help="batch norm keeps its statistics (fine-tuning with small batches)")
     loss = defaults.loss
@@ -116,13 +123,14 @@ def _add_augment(add: Any) -> None:
     add("--hsv", type=float, nargs=3, default=d.hsv, metavar=("H", "S", "V"), help="largest changes of colour")
 
 
-def check_resume(arguments: argparse.Namespace) -> None:
-    """ValueError for flags beside --resume that would not be obeyed."""
-    if not arguments.resume:
-        return
-    usual = vars(train_parser().parse_args([]))
-    given = [name for name, value in vars(arguments).items() if name not in PER_SITTING and value != usual[name]]
-    if given:
+def check_resume(words: Sequence[str]) -> None:
+    """ValueError for flags beside --resume that would not be obeyed, even if they say what is the default."""
+    bare = train_parser()
+    for action in bare._actions:  # argparse has no other way to leave out what was not given
+        action.default = argparse.SUPPRESS
+    names = vars(bare.parse_args(words))
+    given = [name for name in names if name not in PER_SITTING]
+    if "resume" in names and given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"--resume goes on in its own folder with its own data and settings; leave {flags} out")
 
@@ -131,14 +139,30 @@ def options_of(arguments: argparse.Namespace) -> Options:
     """ValueError without --data."""
     if not arguments.data:
         raise ValueError("no data: give --data, or --resume a run")
+    a = arguments
     return Options(
-        arguments.data, arguments.images, arguments.val, arguments.val_images, arguments.model, arguments.weights,
-        arguments.skeleton, arguments.with_people,
+        [_absolute(spec) for spec in a.data], _absolute(a.images), _absolute(a.val), _absolute(a.val_images), a.model,
+        a.weights, _absolute(a.skeleton), a.with_people,
     )  # fmt: skip
 
 
-def settings_of(arguments: argparse.Namespace, size: int, pad: int) -> TrainSettings:
-    """``size``: the network's input, ``pad``: its padding value. ValueError for values that make no sense."""
+@overload
+def _absolute(spec: str) -> str: ...
+@overload
+def _absolute(spec: None) -> None: ...
+def _absolute(spec: str | None) -> str | None:
+    """Paths of a spec that hold from any working directory, where a run may be resumed."""
+    if spec is None or spec.startswith("synthetic:"):
+        return spec
+    labels, json, folder = spec.partition(".json:")
+    return f"{os.path.abspath(labels)}.json:{os.path.abspath(folder)}" if json else os.path.abspath(spec)
+
+
+def settings_of(arguments: argparse.Namespace, size: int, pad: int, precision: str) -> TrainSettings:
+    """size: the network's input; pad: its padding value; precision: where it is left to us.
+
+    ValueError for values that make no sense.
+    """
     a = arguments
     augment = AugmentSettings(
         size=size, window=a.window, mosaic=a.mosaic, mosaic_scale=a.mosaic_scale, mixup=a.mixup,
@@ -146,6 +170,7 @@ def settings_of(arguments: argparse.Namespace, size: int, pad: int) -> TrainSett
     )  # fmt: skip
     loss = LossSettings(a.keypoint_loss, a.robust, a.heatmaps)
     return TrainSettings(
-        a.epochs, a.batch, a.seed, a.optimizer, a.lr, a.final_lr, a.warmup, a.weight_decay, a.clip, a.precision, a.ema,
+        a.epochs, a.batch, a.seed, a.optimizer, a.lr, a.final_lr, a.warmup, a.weight_decay, a.clip,
+        precision if a.precision == "auto" else a.precision, a.ema,
         a.freeze_bn, a.close_epochs, a.validate_every, augment, loss,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from yolopose.runtime.machine import usable_cores
+from yolopose.runtime.machine import machine_now, usable_cores
 
 from .distributed import world_size
 
@@ -41,6 +41,13 @@ def device_for(name: str) -> torch.device:
     if device.index >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
     return device
+
+
+def usual_precision(device: torch.device) -> str:
+    """The fastest that hurts nothing: bfloat16 where the hardware computes in it, emulation would be slow."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(machine_now().isa) else "fp32"
 
 
 def use_threads(count: int | None) -> None:

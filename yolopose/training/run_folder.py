@@ -93,9 +93,8 @@ class RunFolder:
                     + "\n  ".join(changed[:_SHOWN] + more)
                 )
         else:
+            cls.check(run.path, resume=False)
             output_folder(run.path)
-            if any(run.path.iterdir()):
-                raise ValueError(f"{run.path} exists; give another --output or --resume")
             document = {"schema": 1, **plain, "sittings": []}
         output_folder(run.samples)
         sitting = {
@@ -106,6 +105,12 @@ class RunFolder:
         }
         run._write({**document, "sittings": [*document["sittings"], sitting]})
         return run
+
+    @staticmethod
+    def check(path: Path, *, resume: bool) -> None:
+        """ValueError when a new run would mix with what is in the folder."""
+        if not resume and path.is_dir() and any(path.iterdir()):
+            raise ValueError(f"{path} exists; give another --output or --resume")
 
     def read(self) -> dict[str, Any]:
         """run.json. Raises ValueError where there is none, CheckpointError for a damaged one."""

@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 
 from yolopose.runtime.console import Console
-from yolopose.runtime.errors import CheckpointError
+from yolopose.runtime.errors import CheckpointError, DataError
 from yolopose.runtime.skeleton import Skeleton, skeleton_from_json
 
 from ..checkpoints import load
 from ..data.augment import Augment
-from ..data.sources import Labels, Mixed, Opened, open_labels, open_sources
+from ..data.sources import LabelledImages, Labels, Mixed, Opened, is_yaml, open_labels, open_sources
 from ..data.stand_in import StandIns
+from ..data.yolo_txt import read_yolo_folder
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
-from .facts import file_facts, label_facts
+from .facts import label_facts
 from .initial import check_size, starting_config
 from .options import Options, options_of, settings_of
 from .preview import grid
+from .resources import device_for, usual_precision
 from .run_folder import RunFolder
 from .settings import TrainSettings
 
@@ -54,7 +56,8 @@ def open_session(arguments: argparse.Namespace, console: Console) -> Session:
         config = starting_config(options.model, given)
         size = config.input.size if arguments.imgsz is None else arguments.imgsz
         check_size("--imgsz", size, config)
-        settings = settings_of(arguments, size, config.input.pad_value)
+        precision = usual_precision(device_for(arguments.device))
+        settings = settings_of(arguments, size, config.input.pad_value, precision)
         if settings.augment.window is not None:
             check_size("--window", settings.augment.window, config)
         start = config, given
@@ -63,11 +66,12 @@ def open_session(arguments: argparse.Namespace, console: Console) -> Session:
     skeleton = skeleton_from_json(Path(options.skeleton)) if options.skeleton else None
     opened = _open_data(options, settings, skeleton)
     _tell(opened.problems, console)
-    val = _open_val(options, opened.source.skeleton)
+    _check_mirror(opened.source.skeleton, settings, options)
+    val = _open_val(options, opened.source)
     facts = {
         "options": options.to_dict(),
         "settings": settings.to_dict(),
-        "data": {spec: _facts_of(spec) for spec in options.data},
+        "data": _data_facts(opened.source),
         "validation": label_facts(val.dataset) if val else None,
         "weights": weights,
         "images": len(opened.source),
@@ -105,19 +109,40 @@ def _tell(problems: list[str], console: Console) -> None:
         console.say(f"{len(problems)} problems in the labels{shown}; training goes on, corrected or without them")
 
 
-def _open_val(options: Options, skeleton: Skeleton) -> Labels | None:
+def _check_mirror(skeleton: Skeleton, settings: TrainSettings, options: Options) -> None:
+    """ValueError where mirrored pictures would teach left as right because nobody said which points are pairs."""
+    said = options.skeleton or any(is_yaml(spec) and read_yolo_folder(spec).mirror_given for spec in options.data)
+    if settings.augment.mirror and not skeleton.flip_pairs and skeleton.num_keypoints > 1 and not said:
+        raise ValueError(
+            "nothing says which keypoints are left and right of each other, so mirrored pictures would teach one as "
+            "the other; name them left_... and right_..., give --skeleton (or flip_idx in a YAML), or --mirror 0"
+        )
+
+
+def _open_val(options: Options, source: Mixed) -> Labels | None:
+    """Labels of the same people as those to train on. DataError."""
     spec = options.val
     if spec is None:
-        spec = next((data for data in options.data if data.lower().endswith((".yaml", ".yml"))), None)
+        yamls = [data for data in options.data if is_yaml(data)]
+        spec = next((data for data in yamls if read_yolo_folder(data).splits.get("val")), None)
     if spec is None:
         return None
-    return open_labels(spec, Path(options.val_images) if options.val_images else None, skeleton)
+    labels = open_labels(spec, Path(options.val_images) if options.val_images else None, source.skeleton)
+    classes = tuple(category.name for category in labels.dataset.categories)
+    if classes != source.classes:
+        raise DataError(
+            f"{spec} has classes {list(classes)}, the training data {list(source.classes)}; they must be the same, "
+            "in the same order"
+        )
+    return labels
 
 
-def _facts_of(spec: str) -> dict[str, str]:
-    name, is_json, _ = spec.partition(".json:")
-    path = Path(f"{name}.json" if is_json else spec)
-    return file_facts(path) if path.suffix.lower() in (".json", ".yaml", ".yml") else {"scenes": spec}
+def _data_facts(source: Mixed) -> dict[str, Any]:
+    """What each part of the data is: labels by content, painted scenes by how they are asked for."""
+    return {
+        name: label_facts(part.dataset) if isinstance(part, LabelledImages) else {"scenes": name}
+        for name, part in zip(source.names, source.sources, strict=True)
+    }
 
 
 def show_samples(session: Session, path: Path) -> Path:

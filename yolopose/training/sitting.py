@@ -10,15 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from yolopose.runtime.console import Console
+from yolopose.runtime.opencv import cv2
 
 from ..checkpoints import load
 from ..data.augment import Augment
 from ..data.batch import Batch
 from ..data.loader import Order, batches
-from ..data.sources import Mixed
+from ..data.sources import LabelledImages, Mixed, SyntheticSource
 from ..evaluation import Convention
 from ..model.pose_net import PoseNet
 from .distributed import rank, world_size
@@ -52,15 +51,17 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
     net = new_net(session, console) if session.start else _resumed_net(folder)
     order = Order(len(source), settings.batch, settings.seed)
     engine = Engine(net, settings, order.steps_per_epoch, device)
-    stream = stream_of(source, settings, order, workers)
+    stream = stream_of(source, settings, order, workers, pin_memory=device.type == "cuda")
     trainer = Trainer(engine, stream, _validator(session, net), folder.path, console, lambda row, validation: None)
     if session.start is None:
         trainer.resume(folder.last)
     if rank() == 0:
+        RunFolder.check(folder.path, resume=session.start is None)
+    preload(source, settings, console)  # before anything is written: it may take long, and be interrupted
+    if rank() == 0:
         _begin(session, folder, net, trainer.epoch + 1)
         if session.val is None:
             console.say("no --val: nothing is measured, and best.pt is not written; last.pt has the averaged network")
-    preload(source, settings, console)
     reporter = None
     with ExitStack() as stack:
         if rank() == 0:
@@ -73,13 +74,14 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
     return _outcome(trainer, folder, finished, interrupt, console)
 
 
-def stream_of(source: Mixed, settings: TrainSettings, order: Order, workers: int) -> Stream:
+def stream_of(source: Mixed, settings: TrainSettings, order: Order, workers: int, *, pin_memory: bool) -> Stream:
     """The batches of a run for this process, from any step on."""
 
     def stream(first_step: int) -> Iterator[Batch]:
         return batches(
             order, _Augmentation(source, settings), first_step=first_step,
             last_step=settings.epochs * order.steps_per_epoch, workers=workers, rank=rank(), world_size=world_size(),
+            pin_memory=pin_memory,
         )  # fmt: skip
 
     return stream
@@ -183,7 +185,11 @@ def preload(source: Mixed, settings: TrainSettings, console: Console) -> None:
     needed = pictures_bytes(len(source), settings.augment.size * max(settings.augment.scale[1], 1.0))
     if needed < MEMORY_SHARE * free_memory():
         source.preload(console.progress)
-    else:
+        return
+    for part in source.sources:
+        if isinstance(part, SyntheticSource):  # drawing takes a hundred times as long as decoding
+            part.preload(console.progress)
+    if any(isinstance(part, LabelledImages) for part in source.sources):
         console.say(
             f"{len(source)} pictures (up to {needed / 2**30:.1f} GiB) would take too much memory; "
             "they are read each time"

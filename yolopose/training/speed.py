@@ -66,11 +66,13 @@ def _bare_steps(engine: Engine, batch: Batch) -> float:
         torch.stack([part.float().mean() for part in raw[:4]]).sum().backward()
         engine.net.zero_grad(set_to_none=True)
     if engine.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(engine.device)
     return time.perf_counter() - started
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.resume:
+        raise ValueError("speed is measured on a new run; leave --resume out")
     use_threads(arguments.threads)
     session = open_session(arguments, console)
     settings = session.settings
@@ -80,9 +82,11 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
         raise ValueError(f"{needed} steps are measured; --epochs {settings.epochs} of this data has fewer: give more")
     net = new_net(session, console)
     side = settings.augment.side
-    engine = Engine(net, settings, order.steps_per_epoch, device_for(arguments.device))
+    device = device_for(arguments.device)
+    engine = Engine(net, settings, order.steps_per_epoch, device)
     preload(session.source, settings, console)
-    stream = stream_of(session.source, settings, order, workers_for(arguments.workers))(0)
+    workers = workers_for(arguments.workers)
+    stream = stream_of(session.source, settings, order, workers, pin_memory=device.type == "cuda")(0)
     figures = measure(engine, stream, console)
     document = {
         "network": net.config.name, "side": side, "gmacs": gmacs(net, (side, side)), "batch": settings.batch,

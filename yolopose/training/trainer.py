@@ -104,6 +104,7 @@ class Trainer:
             self._end_of_epoch(left)
             if engine.step < engine.total_steps and (stop or self._stops(interrupt)):
                 return False
+        any_process(False, engine.device)  # the others wait for the first, which is still validating
         return True
 
     def _steps(self, left: int) -> Iterable[int]:
@@ -111,7 +112,7 @@ class Trainer:
         label = f"epoch {self.epoch + 1}/{self.engine.settings.epochs}"
         if rank():
             return range(left)
-        if sys.stderr is not None and sys.stderr.isatty():
+        if _on_terminal():
             return self.console.progress(range(left), left, label)
         return self._told(left, label)
 
@@ -173,7 +174,8 @@ class Trainer:
         last = engine.step == engine.total_steps
         validation = None
         if self.validator and (last or self.epoch % settings.validate_every == 0):
-            validation = self.validator(engine.averaged, engine.autocast)
+            shown = self.console.progress if _on_terminal() else None
+            validation = self.validator(engine.averaged, engine.autocast, shown)
             for name, reason in self.validator.damaged.items():
                 self._skipped(name, reason)
             ap = validation.ap.ap or 0.0
@@ -196,6 +198,10 @@ class Trainer:
                 "progress": vars(self.progress),
             }
         save(self.engine.averaged, self.folder / name, **extra)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _text(document: dict[str, Any]) -> str:

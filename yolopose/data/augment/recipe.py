@@ -34,6 +34,11 @@ class AugmentSettings:
         for name in ("mosaic", "mixup", "mirror"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        if not 0 < self.mosaic_scale <= 10:
+            raise ValueError(f"mosaic_scale must lie in 0..10, got {self.mosaic_scale}")
+        for name, value in (("degrees", self.degrees), ("translate", self.translate), ("hsv", min(self.hsv))):
+            if not 0 <= value <= 360:
+                raise ValueError(f"{name} must be a number of 0 or more, got {value}")
         if not 0 < self.scale[0] <= self.scale[1] <= 10:
             raise ValueError(f"scale must be 0 < smallest <= largest <= 10, got {self.scale}")
         if self.window is not None and not 32 <= self.window <= self.size:
