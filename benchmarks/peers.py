@@ -1,8 +1,8 @@
 """Ultralytics on the same images: train a YOLOv8-pose network from scratch and judge it with our evaluation.
 
 `python -m yolopose.benchmarks.peers train ...` runs in an environment that has ultralytics (AGPL-3.0: never a
-dependency, nothing of it is copied) beside yolopose; `evaluate` scores any of its checkpoints. docs/log.md has what
-came out, and the commands.
+dependency, nothing of it is copied) beside yolopose; `evaluate` scores any of its checkpoints; `speed` times epochs of
+a tenth of the data, without validation. docs/log.md has what came out, and the commands.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,13 @@ from yolopose.runtime.errors import BackendUnavailable
 from yolopose.runtime.output import atomic_write
 
 SCORE, IOU, MOST_PEOPLE = 0.01, 0.65, 100  # as when our own training validates
+TIMED_EPOCHS, TIMED_SHARE = 3, 0.1  # after one that warms up; share of the pictures in each
 
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("python -m yolopose.benchmarks.peers", "Train and evaluate a YOLOv8-pose network of Ultralytics.")
-    made.add_argument("task", choices=("train", "evaluate"))
-    made.add_argument("--data", metavar="LABELS", help="training labels in COCO format (train)")
+    made.add_argument("task", choices=("train", "evaluate", "speed"))
+    made.add_argument("--data", metavar="LABELS", help="training labels in COCO format (train, speed)")
     made.add_argument("--val", required=True, metavar="LABELS", help="labels to evaluate on")
     made.add_argument("--model", default="yolov8n-pose.yaml", help="a .yaml to train, a .pt to evaluate")
     made.add_argument("--imgsz", type=int, default=256, help="square input, pixels")
@@ -49,18 +51,25 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     val = open_labels(arguments.val)
     model = ultralytics.YOLO(arguments.model)
     seconds = None
-    if arguments.task == "train":
+    if arguments.task != "evaluate":
         if not arguments.data:
-            raise ValueError("train needs --data")
+            raise ValueError(f"{arguments.task} needs --data")
         train = open_labels(arguments.data)
-        config = write_yolo({"train": train, "val": val}, arguments.output / "data")
-        settings = dict(entry.split("=", 1) for entry in arguments.set)
+        settings: dict[str, Any] = {
+            "data": str(write_yolo({"train": train, "val": val}, arguments.output / "data")),
+            "imgsz": arguments.imgsz, "pretrained": False, "project": str(arguments.output.resolve()), "name": "run",
+            "exist_ok": True,
+        }  # fmt: skip
+        settings |= {name: _value(value) for name, value in (entry.split("=", 1) for entry in arguments.set)}
+    if arguments.task == "speed":
+        document = {"peer": f"ultralytics {ultralytics.__version__}", "model": arguments.model} | _speed(
+            model, settings
+        )
+        console.result(document, f"{document['images_per_second']:.1f} images/s, {document['gmacs']:.3f} GMACs")
+        return
+    if arguments.task == "train":
         started = time.monotonic()
-        model.train(
-            data=str(config), imgsz=arguments.imgsz, time=arguments.minutes / 60, pretrained=False,
-            project=str(arguments.output.resolve()), name="run", exist_ok=True,
-            **{name: _value(value) for name, value in settings.items()},
-        )  # fmt: skip
+        model.train(time=arguments.minutes / 60, **settings)
         seconds = time.monotonic() - started
         model = ultralytics.YOLO(arguments.output / "run" / "weights" / "best.pt")
     ap = evaluate(_people(model, val.dataset, arguments.imgsz, console), val.dataset, val.skeleton)
@@ -71,6 +80,27 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
         **ap.to_dict(),
     }
     console.result(document, f"AP {ap.ap}, AP50 {ap.ap50}, AP75 {ap.ap75}, AR {ap.ar} on {ap.images} images")
+
+
+def _speed(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Images a second of the peer's own training loop, by epoch, the first left out as warm-up."""
+    from yolopose.model.complexity import gmacs
+
+    size = int(settings["imgsz"])
+    cost = gmacs(model.model, (size, size))
+    speeds: list[float] = []
+    started = [0.0]
+
+    def begin(trainer: Any) -> None:
+        started[0] = time.perf_counter()
+
+    def end(trainer: Any) -> None:
+        speeds.append(len(trainer.train_loader.dataset) / (time.perf_counter() - started[0]))
+
+    model.add_callback("on_train_epoch_start", begin)
+    model.add_callback("on_train_epoch_end", end)
+    model.train(epochs=1 + TIMED_EPOCHS, fraction=TIMED_SHARE, val=False, plots=False, **settings)
+    return {"gmacs": cost, "images_per_second": statistics.median(speeds[1:]), "by_epoch": speeds}
 
 
 def _people(model: Any, dataset: CocoKeypoints, size: int, console: Console) -> dict[int, PoseResult]:

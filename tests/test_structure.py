@@ -30,7 +30,13 @@ EXPORT_MAY = (
     "yolopose.runtime",
 )
 BENCHMARKS_MAY = ("yolopose.runtime", "yolopose.evaluation", "yolopose.data")
-BENCHMARKS_MAY_LAZILY = (*BENCHMARKS_MAY, "yolopose.export", "yolopose.checkpoints", "yolopose.deploy")
+BENCHMARKS_MAY_LAZILY = (
+    *BENCHMARKS_MAY,
+    "yolopose.export",
+    "yolopose.checkpoints",
+    "yolopose.deploy",
+    "yolopose.model.complexity",
+)
 CORE_MAY_NOT = (
     "yolopose.export",
     "yolopose.benchmarks",

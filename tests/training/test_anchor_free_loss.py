@@ -96,6 +96,16 @@ def test_perfect_predictions_cost_nothing(variant: str, kind: str) -> None:
     assert worse["keypoints"] > 0.01
 
 
+@pytest.mark.parametrize("kind", KEYPOINT_LOSSES)
+def test_weight_of_the_keypoint_term_alone(kind: str) -> None:
+    net, people = head("mmpose"), some_people()
+    raw = raw_of(net, 2)
+    usual = loss_of(net, kind)(raw, people)
+    given = AnchorFreeLoss(net, SIGMAS, LossSettings(keypoint_loss=kind, keypoint_weight=7.0))(raw, people)
+    expected = usual | {"keypoints": usual["keypoints"] / anchor_free_loss.KEYPOINTS[kind] * 7}
+    torch.testing.assert_close(given, expected)
+
+
 @both_variants
 @pytest.mark.parametrize("kind", KEYPOINT_LOSSES)
 @pytest.mark.parametrize("classes", [1, 3])

@@ -57,7 +57,11 @@ def test_fp16_needs_a_gpu() -> None:
 @pytest.mark.parametrize(("family", "order", "scale"), [("yolox", [0, 1, 2], 1.0), ("yolov5", [2, 1, 0], 1 / 255)])
 def test_images_are_what_the_network_wants(batch: Batch, family: str, order: list[int], scale: float) -> None:
     images = engine(family).images(batch)
-    torch.testing.assert_close(images, batch.images[:, order].float() * scale)
+    expected = batch.images[:, order].float() * scale
+    torch.testing.assert_close(images, expected)
+    reduced = engine(family, precision="bf16").images(batch)
+    assert torch.equal(reduced, expected.bfloat16())  # rounded once, as autocast would
+    assert reduced.is_contiguous(memory_format=torch.channels_last)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert batch.images.dtype == torch.uint8
 

@@ -71,6 +71,14 @@ def test_average_by_hand() -> None:
     assert average.net[1].num_batches_tracked == 5
 
 
+def test_average_of_another_network_and_of_one_without_counts() -> None:
+    average = Average(nn.Linear(2, 2), 0.0, 100)
+    for _ in range(2):
+        model = nn.Linear(2, 2)
+        average.update(model, 1)
+        assert all(torch.equal(a, b) for a, b in zip(average.net.parameters(), model.parameters(), strict=True))
+
+
 def test_average_is_another_network_for_use_alone() -> None:
     model = net()
     average = Average(model, 0.9, 1000)

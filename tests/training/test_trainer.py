@@ -110,6 +110,38 @@ def test_best_is_the_epoch_of_the_highest_ap(tmp_path: Path) -> None:
     assert not load(tmp_path / "best.pt").training
 
 
+def test_short_epochs_are_saved_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, those after a pause, the last, and where a run is stopped between two."""
+    saved: list[int] = []
+    usual = Trainer.save
+    clock = [0.0]
+
+    def save(self: Trainer, name: str) -> None:
+        usual(self, name)
+        saved.append(self.epoch)
+
+    def now() -> float:
+        clock[0] += 1e-3
+        return clock[0]
+
+    monkeypatch.setattr(Trainer, "save", save)
+    trainer, rows, _ = small_trainer(tmp_path, replace(SETTINGS, epochs=6))
+    report = trainer.report
+
+    def four_seconds_later(row: dict[str, float | None], validation: Any) -> None:
+        clock[0] += 4.0
+        report(row, validation)
+
+    trainer.report = four_seconds_later
+    monkeypatch.setattr("yolopose.training.trainer.time.monotonic", now)
+    assert not trainer.run(StopAt(trainer, 2 * trainer.engine.steps_per_epoch))
+    assert saved == [1, 2]
+    saved.clear()
+    assert trainer.run(Interrupt())
+    assert saved == [5, 6]
+    assert len(rows) == 6
+
+
 def test_an_ap_of_zero_is_the_best_so_far(tmp_path: Path) -> None:
     trainer, _, _ = small_trainer(tmp_path, replace(SETTINGS, epochs=2), validator=FakeValidator(0.0, 0.0))
     trainer.run(Interrupt())

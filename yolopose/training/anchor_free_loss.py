@@ -34,44 +34,41 @@ class AnchorFreeLoss(nn.Module):
     def __init__(self, head: AnchorFreeHead, sigmas: Sequence[float], settings: LossSettings) -> None:
         super().__init__()
         self.head = [head]  # in a list: its weights are the network's, not the loss's
-        self.keypoints_weight = KEYPOINTS[settings.keypoint_loss]
+        self.keypoints_weight = settings.weight_among(KEYPOINTS)
         self.keypoint_loss = KeypointLoss(sigmas, settings.keypoint_loss, settings.robust)
 
     def forward(self, raw: HeadOutput, people: People) -> dict[str, Tensor]:
         """Weighted terms, scalars whose sum is the loss; finite for any people, none included."""
         head = self.head[0]
-        raw = HeadOutput(*(part.float() for part in raw))
-        boxes = head.decode_boxes(raw.boxes, raw.priors).transpose(1, 2)
-        xy, _ = head.decode_keypoints(raw.keypoints, raw.priors)
-        xy = xy.permute(0, 3, 1, 2)
-        with torch.no_grad():
-            scores = head.scores(raw.objectness, raw.classes).transpose(1, 2)
-            matches = assign(Guess(boxes, scores, xy), raw.priors, people, self.keypoint_loss.sigmas)
+        matches = assign(_guess(head, raw), raw.priors, people, self.keypoint_loss.sigmas)
         image, point, person = matches
+        priors = raw.priors[:, :, point]
         wanted = People(*(part[image, person] for part in people))
         labelled = wanted.visible.any(-1)
         counts = torch.stack((labelled.new_tensor(len(labelled), dtype=torch.int64), labelled.sum()))
         positives, with_keypoints = mean_positives(counts).unbind()
 
-        overlap = iou(boxes[image, point], wanted.boxes)
-        found = xy[image, point]
+        overlap = iou(head.decode_boxes(_at(raw.boxes, matches), priors)[0].T, wanted.boxes)
+        encoded = _at(raw.keypoints, matches)
+        found = head.decode_keypoints(encoded, priors)[0][0].permute(2, 0, 1)  # (P, K, 2)
         similarity = oks(found.detach(), wanted.keypoints, wanted.visible, wanted.areas, self.keypoint_loss.sigmas)
         quality = torch.where(labelled, similarity.pow(QUALITY_POWER), overlap.detach())
-        classes = raw.classes.transpose(1, 2)[image, point]
+        classes = _at(raw.classes, matches)[0].T
         target = F.one_hot(wanted.labels, classes.shape[1]) * quality[:, None]
-        strides = raw.priors[0, 2][point]
-        pose = self.keypoint_loss(found, wanted.keypoints, wanted.visible, wanted.areas, strides)
+        pose = self.keypoint_loss(found, wanted.keypoints, wanted.visible, wanted.areas, priors[0, 2])
+        seen = head.keypoint_logits(encoded, priors)[0].T  # (P, K)
+        seen = F.binary_cross_entropy_with_logits(seen, wanted.visible.float(), reduction="none").mean(-1)
         return {
             "box": BOX * (1 - overlap.square()).sum() / positives,
             "objectness": OBJECTNESS * self._objectness(raw, people, matches) / positives,
             "classes": CLASSES * F.binary_cross_entropy_with_logits(classes, target, reduction="sum") / positives,
             "keypoints": self.keypoints_weight * pose.sum() / with_keypoints,
-            "visibility": VISIBILITY * self._visibility(raw, wanted.visible, labelled, matches) / with_keypoints,
+            "visibility": VISIBILITY * torch.where(labelled, seen, 0.0).sum() / with_keypoints,
         }
 
     def _objectness(self, raw: HeadOutput, people: People, matches: Matches) -> Tensor:
         """Sum over all points but those, unmatched, whose centre lies in a region to ignore."""
-        logits = raw.objectness[:, 0]
+        logits = raw.objectness[:, 0].float()
         target = torch.zeros_like(logits)
         target[matches.image, matches.point] = 1
         terms = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -82,7 +79,16 @@ class AnchorFreeLoss(nn.Module):
             terms = terms * ~(inside.any(1) & (target == 0))
         return terms.sum()
 
-    def _visibility(self, raw: HeadOutput, visible: Tensor, labelled: Tensor, matches: Matches) -> Tensor:
-        logits = self.head[0].keypoint_logits(raw.keypoints, raw.priors)[matches.image, :, matches.point]
-        terms = F.binary_cross_entropy_with_logits(logits, visible.float(), reduction="none").mean(-1)
-        return torch.where(labelled, terms, 0.0).sum()
+
+@torch.no_grad()
+def _guess(head: AnchorFreeHead, raw: HeadOutput) -> Guess:
+    """What all points predict; the losses decode the few that are matched once more, with a gradient."""
+    raw = HeadOutput(*(part.float() for part in raw))
+    boxes = head.decode_boxes(raw.boxes, raw.priors).mT
+    xy, _ = head.decode_keypoints(raw.keypoints, raw.priors)
+    return Guess(boxes, head.scores(raw.objectness, raw.classes).mT, xy.permute(0, 3, 1, 2))
+
+
+def _at(part: Tensor, matches: Matches) -> Tensor:
+    """(B, C, N) -> (1, C, P) float32, the form in which the head decodes."""
+    return part[matches.image, :, matches.point].float().T[None]

@@ -68,7 +68,7 @@ class AnchorLoss(nn.Module):
         self.decode_boxes, self.decode_keypoints = head.decode_boxes, head.decode_keypoints
         self.keypoint_logits = head.keypoint_logits
         self.level_strides = head.strides
-        self.keypoints_weight = KEYPOINTS[settings.keypoint_loss]
+        self.keypoints_weight = settings.weight_among(KEYPOINTS)
         self.keypoint_loss = KeypointLoss(sigmas, settings.keypoint_loss, settings.robust)
         self.register_buffer("shapes", torch.tensor(head.anchor_shapes, dtype=torch.float32), persistent=False)
         self.register_buffer("strides", torch.tensor(head.strides, dtype=torch.float32), persistent=False)

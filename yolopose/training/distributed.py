@@ -39,6 +39,8 @@ def mean_positives(count: Tensor) -> Tensor:
 
 def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
     """Whether ``flag`` is set in any process: all take the same branch."""
+    if not dist.is_initialized():
+        return flag
     return bool(mean_over_processes(torch.tensor(float(flag), device=device)) > 0)
 
 

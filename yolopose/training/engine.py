@@ -78,10 +78,13 @@ class Engine:
                     module.eval()
 
     def images(self, batch: Batch) -> Tensor:
-        """uint8 BGR -> what the network wants, on its device."""
+        """uint8 BGR -> what the network wants, on its device, in the precision of its first convolution."""
         spec = self.net.input
-        pixels = batch.images.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
-        return (pixels.flip(1) if spec.channel_order == "rgb" else pixels).mul_(spec.scale)
+        dtype = self.autocast or torch.float32  # whole numbers to 255 are exact in any of them
+        pixels = batch.images.to(self.device, non_blocking=True).to(dtype, memory_format=torch.channels_last)
+        if spec.channel_order == "rgb":
+            pixels = pixels.flip(1)
+        return pixels if spec.scale == 1 else pixels.mul_(spec.scale)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms, with gradient."""
@@ -104,12 +107,12 @@ class Engine:
             group["lr"] = rate
         terms = self.losses(batch)
         loss = torch.stack(list(terms.values())).sum()
-        if any_process(not bool(loss.isfinite()), self.device):
-            raise Diverged(self._why(terms))
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.trainable.parameters(), self.settings.clip or math.inf)
-        if not self.scaler.is_enabled() and not bool(norm.isfinite()):  # the same in every process
+        # Asked once, after backward: each question makes the processor wait for the GPU.
+        finite = loss.isfinite() if self.scaler.is_enabled() else loss.isfinite() & norm.isfinite()
+        if any_process(not bool(finite), self.device):
             raise Diverged(self._why(terms))
         self.scaler.step(self.optimizer)
         self.scaler.update()

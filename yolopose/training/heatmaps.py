@@ -56,20 +56,17 @@ class Heatmaps(nn.Module):
     @torch.no_grad()
     def targets(self, people: People, shape_hw: Sequence[int]) -> Tensor:
         """(B, K, h, w) in 0..1: at each cell's centre the best OKS over the people of the picture."""
-        batch, _, count, _ = people.keypoints.shape
-        image, person = people.visible.any(-1).nonzero(as_tuple=True)
-        device = people.keypoints.device
-        x, y = self._centres(shape_hw, device)
-        points = people.keypoints[image, person]  # (P, K, 2)
-        scales = 2 * self.sigmas * people.areas[image, person].sqrt()[:, None]  # (P, K) px
+        x, y = self._centres(shape_hw, people.keypoints.device)
+        scales = 2 * self.sigmas * people.areas.sqrt()[..., None]  # (B, G, K) px
         scales = scales.clamp(min=LEAST_WIDTH * self.stride)[..., None]
         # The Gaussian is separable: one factor for columns, one for rows.
-        columns = torch.exp(-0.5 * ((points[..., :1] - x) / scales).square())
-        rows = torch.exp(-0.5 * ((points[..., 1:] - y) / scales).square())
-        maps = rows[..., :, None] * columns[..., None, :] * people.visible[image, person][..., None, None]
-        target = torch.zeros(batch, count * len(y) * len(x), device=device)
-        index = image[:, None].expand(-1, target.shape[1])
-        return target.scatter_reduce_(0, index, maps.flatten(1), "amax").view(batch, count, len(y), len(x))
+        columns = torch.exp(-0.5 * ((people.keypoints[..., :1] - x) / scales).square())
+        rows = torch.exp(-0.5 * ((people.keypoints[..., 1:] - y) / scales).square())
+        rows *= people.visible[..., None]
+        target = columns.new_zeros(len(columns), columns.shape[2], len(y), len(x))
+        for nth in range(columns.shape[1]):  # the nth person of every picture at once
+            torch.maximum(target, rows[:, nth, :, :, None] * columns[:, nth, :, None, :], out=target)
+        return target
 
     def _centres(self, shape_hw: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Pixels of the cells' centres: (w,) and (h,)."""

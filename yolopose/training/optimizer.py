@@ -57,17 +57,23 @@ class Average:
         horizon = max(total_steps / 50, 1.0)  # steps that it remembers, at most
         self.decay = min(decay, 1 - 1 / horizon) if decay else 0.0
         self.ramp = max(total_steps / 20, 1.0)
+        # Of floating point, and whole numbers, which are copied. Gathered once: it takes as long as averaging.
+        self._mine = _by_kind(self.net)
+        self._theirs: tuple[nn.Module, tuple[list[Tensor], list[Tensor]]] | None = None
 
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
-        """After optimizer step number ``step`` (from 1)."""
+        """After optimizer step number ``step`` (from 1). ``net`` may change its tensors, but not exchange them."""
         decay = self.decay * (1 - math.exp(-step / self.ramp))
-        mine: list[Tensor] = []
-        theirs: list[Tensor] = []
-        for kept, new in zip(self.net.state_dict().values(), net.state_dict().values(), strict=True):
-            if kept.is_floating_point():
-                mine.append(kept)
-                theirs.append(new.detach())
-            else:
-                kept.copy_(new)
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        if self._theirs is None or self._theirs[0] is not net:
+            self._theirs = net, _by_kind(net)
+        (kept, kept_counts), (new, new_counts) = self._mine, self._theirs[1]
+        torch._foreach_lerp_(kept, new, 1 - decay)
+        if kept_counts:
+            torch._foreach_copy_(kept_counts, new_counts)
+
+
+def _by_kind(net: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Tensors of floating point, and the others."""
+    tensors = [tensor.detach() for tensor in net.state_dict().values()]
+    return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]

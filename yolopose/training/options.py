@@ -100,6 +100,7 @@ def _add_settings(add: Any) -> None:
     add("--freeze-bn", action="store_true", help="batch norm keeps its statistics (fine-tuning with small batches)")
     loss = defaults.loss
     add("--keypoint-loss", choices=KEYPOINT_LOSSES, default=loss.keypoint_loss, help="the paper's three")
+    add("--keypoint-weight", type=float, metavar="W", help="of the keypoint loss; default: what suits loss and family")
     add("--robust", type=float, default=loss.robust, help="weight of the term beside OKS that never goes flat")
     add("--heatmaps", type=float, default=loss.heatmaps, help="weight of auxiliary heat maps, gone after training")
 
@@ -168,7 +169,7 @@ def settings_of(arguments: argparse.Namespace, size: int, pad: int, precision: s
         size=size, window=a.window, mosaic=a.mosaic, mosaic_scale=a.mosaic_scale, mixup=a.mixup,
         scale=tuple(a.scale), degrees=a.degrees, translate=a.translate, mirror=a.mirror, hsv=tuple(a.hsv), pad=pad,
     )  # fmt: skip
-    loss = LossSettings(a.keypoint_loss, a.robust, a.heatmaps)
+    loss = LossSettings(a.keypoint_loss, a.keypoint_weight, a.robust, a.heatmaps)
     return TrainSettings(
         a.epochs, a.batch, a.seed, a.optimizer, a.lr, a.final_lr, a.warmup, a.weight_decay, a.clip,
         precision if a.precision == "auto" else a.precision, a.ema,

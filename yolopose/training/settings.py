@@ -21,15 +21,21 @@ class LossSettings:
     """Which keypoint loss, and what is added to it."""
 
     keypoint_loss: str = "oks"  # one of KEYPOINT_LOSSES
+    keypoint_weight: float | None = None  # None: what suits loss and family
     robust: float = 0.3  # weight of the term that never goes flat, beside 1 for OKS; see keypoint_loss.py
     heatmaps: float = 1.0  # weight of the auxiliary heat maps, which exist in training only; see heatmaps.py
 
     def __post_init__(self) -> None:
         if self.keypoint_loss not in KEYPOINT_LOSSES:
             raise ValueError(f"keypoint_loss must be one of {KEYPOINT_LOSSES}, got {self.keypoint_loss!r}")
-        for name in ("robust", "heatmaps"):
-            if not 0 <= getattr(self, name) < 1e6:
-                raise ValueError(f"{name} must be a weight of 0 or more, got {getattr(self, name)}")
+        for name in ("keypoint_weight", "robust", "heatmaps"):
+            weight = getattr(self, name)
+            if weight is not None and not 0 <= weight < 1e6:
+                raise ValueError(f"{name} must be a weight of 0 or more, got {weight}")
+
+    def weight_among(self, usual: Mapping[str, float]) -> float:
+        """``keypoint_weight``, or the usual one of the loss."""
+        return usual[self.keypoint_loss] if self.keypoint_weight is None else self.keypoint_weight
 
 
 @dataclass(frozen=True)

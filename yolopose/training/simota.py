@@ -52,14 +52,34 @@ def assign(guess: Guess, priors: Tensor, people: People, sigmas: Tensor) -> Matc
     overlap, cost = _pair_costs(guess, people, sigmas, image, person, point)
     cost += OUTSIDE * ~both
 
-    shape = in_box.shape
-    costs = torch.full(shape, torch.inf, device=cost.device)
-    costs[image, person, point] = cost
-    overlaps = torch.zeros(shape, device=cost.device)
-    overlaps[image, person, point] = overlap
-    owner = _owners(costs, _cheapest(costs, overlaps))
-    image, point = (owner >= 0).nonzero(as_tuple=True)
-    return Matches(image, point, owner[image, point])
+    if not len(cost):
+        return Matches(image, point, person)
+
+    batch, most, points = in_box.shape
+    rows = _Rows(image * most + person)
+    costs, cells = rows.table(cost, torch.inf), rows.table(image * points + point, 0)
+    owner = _owners(costs, cells, _cheapest(costs, rows.table(overlap, 0.0)), batch * points)
+    taken = (owner >= 0).nonzero().squeeze(1)
+    return Matches(taken // points, taken % points, rows.names[owner[taken]] % most)
+
+
+class _Rows:
+    """Pairs that are sorted by person, as a table with a row for each: few points may match one person.
+
+    names: (R,) what the persons are called in ``persons``, (pairs,) rising.
+    """
+
+    def __init__(self, persons: Tensor) -> None:
+        self.names, self._row, counts = persons.unique_consecutive(return_inverse=True, return_counts=True)
+        starts = counts.cumsum(0) - counts
+        self._place = torch.arange(len(persons), device=persons.device) - starts[self._row]
+        self._shape = len(counts), int(counts.max())
+
+    def table(self, values: Tensor, empty: float) -> Tensor:
+        """(pairs,) -> (R, L), rows filled up with ``empty``."""
+        table = values.new_full(self._shape, empty)
+        table[self._row, self._place] = values
+        return table
 
 
 def _where_inside(centres: Tensor, strides: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,33 +110,36 @@ def _pair_costs(
 
 
 def _cheapest(costs: Tensor, overlaps: Tensor) -> Tensor:
-    """(B, G, N) bool: the k cheapest points of each person, k from its best overlaps, at least 1."""
-    most = min(MOST_POINTS, costs.shape[2])
-    k = overlaps.topk(most, dim=2).values.sum(dim=2).int().clamp(min=1)
-    values, indices = costs.topk(most, dim=2, largest=False)
-    taken = (torch.arange(most, device=costs.device) < k[..., None]) & values.isfinite()
-    return torch.zeros_like(costs, dtype=torch.bool).scatter_(2, indices, taken)
+    """(R, L) bool: the k cheapest points of each person, k from its best overlaps, at least 1."""
+    most = min(MOST_POINTS, costs.shape[1])
+    k = overlaps.topk(most, dim=1).values.sum(dim=1).int().clamp(min=1)
+    values, places = costs.topk(most, dim=1, largest=False)
+    taken = (torch.arange(most, device=costs.device) < k[:, None]) & values.isfinite()
+    return torch.zeros_like(costs, dtype=torch.bool).scatter_(1, places, taken)
 
 
-def _owners(costs: Tensor, chosen: Tensor) -> Tensor:
-    """(B, N) int64: the person who learns each point, -1 where nobody does.
+def _owners(costs: Tensor, cells: Tensor, chosen: Tensor, count: int) -> Tensor:
+    """(count,) int64: the row of the person who learns each cell, -1 where nobody does.
 
-    costs: (B, G, N), inf where a person may not learn a point; chosen: (B, G, N) bool.
+    costs: (R, L), inf where a row is filled up; cells: (R, L) the point, of ``count`` in all pictures; chosen: (R, L).
     """
-    batch, people, points = costs.shape
-    owner = torch.full((batch, points), -1, dtype=torch.int64, device=costs.device)
-    if not people:
-        return owner
-    waiting = chosen.any(2)
+    owner = cells.new_full((count,), -1)
+    nobody = len(costs)
+    waiting = chosen.any(1)
     while True:
-        asked = torch.where(chosen, costs, torch.inf).min(dim=1)
-        owner = torch.where(asked.values.isfinite(), asked.indices, owner)
-        served = torch.zeros(batch, people + 1, dtype=torch.bool, device=costs.device).scatter_(1, owner + 1, True)
-        waiting = waiting & ~served[:, 1:]
-        image, person = waiting.nonzero(as_tuple=True)
-        cheapest = costs[image, person].masked_fill(owner[image] >= 0, torch.inf).min(dim=1)
+        row, place = chosen.nonzero(as_tuple=True)
+        cell, cost = cells[row, place], costs[row, place]
+        least = costs.new_full((count,), torch.inf).scatter_reduce_(0, cell, cost, "amin")
+        cheaper = cost == least[cell]  # between equals the earlier person
+        asking = cells.new_full((count,), nobody).scatter_reduce_(0, cell[cheaper], row[cheaper], "amin")
+        owner = torch.where(asking < nobody, asking, owner)
+        served = torch.zeros(nobody + 1, dtype=torch.bool, device=costs.device)
+        served[owner + 1] = True
+        waiting = waiting & ~served[1:]
+        row = waiting.nonzero().squeeze(1)
+        cheapest = costs[row].masked_fill(owner[cells[row]] >= 0, torch.inf).min(dim=1)
         free = cheapest.values.isfinite()
         if not free.any():
             return owner
         chosen = torch.zeros_like(chosen)
-        chosen[image[free], person[free], cheapest.indices[free]] = True
+        chosen[row[free], cheapest.indices[free]] = True

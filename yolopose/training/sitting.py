@@ -26,7 +26,7 @@ from .initial import initial_net
 from .interrupt import Interrupt
 from .logs import Logs
 from .report import Reporter
-from .resources import MEMORY_SHARE, device_for, free_memory, pictures_bytes, use_threads, workers_for
+from .resources import MEMORY_SHARE, device_for, free_memory, keep_memory, pictures_bytes, use_threads, workers_for
 from .run_folder import RunFolder
 from .session import Session, show_samples
 from .settings import TrainSettings
@@ -46,6 +46,7 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
         raise ValueError(f"--batch {settings.batch} cannot be shared evenly by {world_size()} processes")
     device, workers = device_for(arguments.device), workers_for(arguments.workers)
     use_threads(arguments.threads)
+    keep_memory(device)
     interrupt = Interrupt(arguments.max_minutes)
     folder = _folder(session, arguments)
     net = new_net(session, console) if session.start else _resumed_net(folder)

@@ -22,12 +22,12 @@ from ..data.loader import Order
 from ..model.complexity import gmacs
 from .engine import Engine
 from .options import train_parser
-from .resources import device_for, use_threads, workers_for
+from .resources import device_for, keep_memory, use_threads, workers_for
 from .session import open_session
 from .sitting import new_net, preload, stream_of
 
-ROUNDS, STEPS = 8, 20
-READY = 8  # batches that wait after a bare turn, at most: taken before the clock starts
+ROUNDS, STEPS = 7, 12
+READY = 6  # batches that wait after a bare turn, at most: taken before the clock starts
 
 
 def measure(engine: Engine, stream: Iterator[Batch], console: Console) -> dict[str, Any]:
@@ -83,6 +83,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     net = new_net(session, console)
     side = settings.augment.side
     device = device_for(arguments.device)
+    keep_memory(device)
     engine = Engine(net, settings, order.steps_per_epoch, device)
     preload(session.source, settings, console)
     workers = workers_for(arguments.workers)

