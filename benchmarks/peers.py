@@ -50,6 +50,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
         raise BackendUnavailable(f"the peer is not installed ({error}): pip install ultralytics") from None
     val = open_labels(arguments.val)
     model = ultralytics.YOLO(arguments.model)
+    document: dict[str, Any] = {"peer": f"ultralytics {ultralytics.__version__}", "model": arguments.model}
     seconds = None
     if arguments.task != "evaluate":
         if not arguments.data:
@@ -62,9 +63,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
         }  # fmt: skip
         settings |= {name: _value(value) for name, value in (entry.split("=", 1) for entry in arguments.set)}
     if arguments.task == "speed":
-        document = {"peer": f"ultralytics {ultralytics.__version__}", "model": arguments.model} | _speed(
-            model, settings
-        )
+        document |= _speed(model, settings)
         console.result(document, f"{document['images_per_second']:.1f} images/s, {document['gmacs']:.3f} GMACs")
         return
     if arguments.task == "train":
@@ -73,12 +72,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
         seconds = time.monotonic() - started
         model = ultralytics.YOLO(arguments.output / "run" / "weights" / "best.pt")
     ap = evaluate(_people(model, val.dataset, arguments.imgsz, console), val.dataset, val.skeleton)
-    document = {
-        "peer": f"ultralytics {ultralytics.__version__}",
-        "model": arguments.model,
-        "seconds": seconds,
-        **ap.to_dict(),
-    }
+    document |= {"seconds": seconds, **ap.to_dict()}
     console.result(document, f"AP {ap.ap}, AP50 {ap.ap50}, AP75 {ap.ap75}, AR {ap.ar} on {ap.images} images")
 
 
