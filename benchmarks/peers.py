@@ -81,7 +81,7 @@ def _speed(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
     from yolopose.model.complexity import gmacs
 
     size = int(settings["imgsz"])
-    cost = gmacs(model.model, (size, size))
+    cost = gmacs(model.model, (size, size), device="cpu")
     speeds: list[float] = []
     started = [0.0]
 

@@ -17,10 +17,11 @@ def num_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def gmacs(net: nn.Module, shape_hw: tuple[int, int]) -> float:
+def gmacs(net: nn.Module, shape_hw: tuple[int, int], device: str = "meta") -> float:
     """Multiply-accumulates of one image of ``shape_hw`` pixels, in units of 10^9.
 
-    Runs on the ``meta`` device: shapes only, so a large network costs no time and no memory.
+    Runs on the ``meta`` device: shapes only, so a large network costs no time and no memory. A foreign network whose
+    forward pass looks at values needs ``device`` "cpu".
     """
     total = 0
 
@@ -32,9 +33,9 @@ def gmacs(net: nn.Module, shape_hw: tuple[int, int]) -> float:
         elif isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
 
-    shadow = copy.deepcopy(net).to("meta").eval()
+    shadow = copy.deepcopy(net).to(device).eval()
     for module in shadow.modules():
         module.register_forward_hook(count)
     with torch.no_grad():
-        shadow(torch.zeros(1, 3, *shape_hw, device="meta"))
+        shadow(torch.zeros(1, 3, *shape_hw, device=device))
     return total / 1e9
