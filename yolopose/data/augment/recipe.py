@@ -27,7 +27,7 @@ class AugmentSettings:
     degrees: float = 10.0  # rotation, largest
     translate: float = 0.1  # of the side, largest
     mirror: float = 0.5  # probability
-    hsv: tuple[float, float, float] = (0.015, 0.7, 0.4)  # largest turn of hue, circles; largest relative change of saturation, value
+    hsv: tuple[float, float, float] = (0.015, 0.7, 0.4)  # largest: turn of hue in circles, changes in shares
     pad: int = 114
 
     def __post_init__(self) -> None:
