@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..data.batch import People
 from ..model.heads.anchor_free import AnchorFreeHead
-from ..model.heads.output import HeadOutput
+from ..model.heads.output import HeadOutput, at_anchors
 from .distributed import mean_positives
 from .iou import iou
 from .keypoint_loss import KeypointLoss, oks
@@ -48,12 +48,12 @@ class AnchorFreeLoss(nn.Module):
         counts = torch.stack((labelled.new_tensor(len(labelled), dtype=torch.int64), labelled.sum()))
         positives, with_keypoints = mean_positives(counts).unbind()
 
-        overlap = iou(head.decode_boxes(_at(raw.boxes, matches), priors)[0].T, wanted.boxes)
-        encoded = _at(raw.keypoints, matches)
+        overlap = iou(head.decode_boxes(at_anchors(raw.boxes, image, point).float(), priors)[0].T, wanted.boxes)
+        encoded = at_anchors(raw.keypoints, image, point).float()
         found = head.decode_keypoints(encoded, priors)[0][0].permute(2, 0, 1)  # (P, K, 2)
         similarity = oks(found.detach(), wanted.keypoints, wanted.visible, wanted.areas, self.keypoint_loss.sigmas)
         quality = torch.where(labelled, similarity.pow(QUALITY_POWER), overlap.detach())
-        classes = _at(raw.classes, matches)[0].T
+        classes = at_anchors(raw.classes, image, point).float()[0].T
         target = F.one_hot(wanted.labels, classes.shape[1]) * quality[:, None]
         pose = self.keypoint_loss(found, wanted.keypoints, wanted.visible, wanted.areas, priors[0, 2])
         seen = head.keypoint_logits(encoded, priors)[0].T  # (P, K)
@@ -87,8 +87,3 @@ def _guess(head: AnchorFreeHead, raw: HeadOutput) -> Guess:
     boxes = head.decode_boxes(raw.boxes, raw.priors).mT
     xy, _ = head.decode_keypoints(raw.keypoints, raw.priors)
     return Guess(boxes, head.scores(raw.objectness, raw.classes).mT, xy.permute(0, 3, 1, 2))
-
-
-def _at(part: Tensor, matches: Matches) -> Tensor:
-    """(B, C, N) -> (1, C, P) float32, the form in which the head decodes."""
-    return part[matches.image, :, matches.point].float().T[None]

@@ -32,7 +32,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from ..data.batch import People
 from ..model.heads.anchor import AnchorHead
-from ..model.heads.output import HeadOutput
+from ..model.heads.output import HeadOutput, at_anchors
 from .anchor_matching import Matches, level_sizes, match_anchors
 from .distributed import mean_positives
 from .iou import ciou
@@ -89,12 +89,12 @@ class AnchorLoss(nn.Module):
         counts = mean_positives(torch.cat((counts, counts.new_tensor([len(people.boxes)]))))
         matched, with_keypoints, pictures = counts.unbind()
 
-        boxes = self.decode_boxes(_gather(raw.boxes, matches), priors)[0].T
+        boxes = self.decode_boxes(at_anchors(raw.boxes, images, positives), priors)[0].T
         overlap = ciou(boxes, people.boxes[images, rows].float())
-        classes = _gather(raw.classes, matches)[0].T
+        classes = at_anchors(raw.classes, images, positives)[0].T
         names = nn.functional.one_hot(people.labels[images, rows], classes.shape[1]).to(classes.dtype)
 
-        encoded = _gather(raw.keypoints, matches)
+        encoded = at_anchors(raw.keypoints, images, positives)
         xy = self.decode_keypoints(encoded, priors)[0][0].permute(2, 0, 1)
         per_person = self.keypoint_loss(
             xy, people.keypoints[images, rows].float(), visible, people.areas[images, rows].float(), priors[0, 2]
@@ -127,8 +127,3 @@ def covered_anchors(priors: Tensor, people: People) -> Tensor:
     inside = ((centres >= boxes[:, :2]) & (centres < boxes[:, 2:])).all(dim=1)
     hits = torch.zeros(len(people.ignore), priors.shape[-1], device=priors.device)
     return hits.index_add_(0, images, inside.to(hits.dtype)) > 0
-
-
-def _gather(part: Tensor, matches: Matches) -> Tensor:
-    """(B, C, N) -> (1, C, M), the form in which the head decodes."""
-    return part[matches.images, :, matches.priors].T[None]

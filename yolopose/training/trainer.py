@@ -106,8 +106,11 @@ class Trainer:
                 self.save("last.pt")
                 return False
             self._end_of_epoch(left)
-            if engine.step < engine.total_steps and (stop or self._stops(interrupt)):
+            last = engine.step == engine.total_steps
+            stop = not last and (stop or self._stops(interrupt))
+            if last or stop or time.monotonic() - self._saved > SAVE_PAUSE:
                 self.save("last.pt")
+            if stop:
                 return False
         any_process(False, engine.device)  # the others wait for the first, which is still validating
         return True
@@ -163,7 +166,7 @@ class Trainer:
                 self._skipped(name, reason)
 
     def _end_of_epoch(self, steps: int) -> None:
-        """Validate, report, save."""
+        """Validate, keep the best, report."""
         engine, settings = self.engine, self.engine.settings
         spent = time.monotonic() - self.started
         row: dict[str, float | None] = {"epoch": self.epoch, "lr": engine.rate}
@@ -189,8 +192,6 @@ class Trainer:
                 self.save("best.pt")
         row |= {name: getattr(validation.ap, name) if validation else None for name in FIGURES}
         self.report(row, validation)
-        if last or time.monotonic() - self._saved > SAVE_PAUSE:
-            self.save("last.pt")
 
     def save(self, name: str) -> None:
         """The averaged network; last.pt also with everything that the run needs to go on."""

@@ -22,6 +22,11 @@ class HeadOutput(NamedTuple):
     priors: Tensor  # (1, P, N) float32: column and row of the cell, stride [, width and height of the anchor], pixels
 
 
+def at_anchors(part: Tensor, images: Tensor, anchors: Tensor) -> Tensor:
+    """Part (B, F, N) at M pairs of image and anchor, both (M,) -> (1, F, M), the form that heads decode."""
+    return part[images, :, anchors].T[None]
+
+
 def priors_of_level(height: int, width: int, constants: Sequence[float], like: Tensor) -> Tensor:
     """Anchors of one level, (1, 2 + len(constants), height * width): column, row, then the given constants.
 
