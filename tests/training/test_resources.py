@@ -17,17 +17,17 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.zeros(16 * 2**20).add_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(*(faults() for _ in range(8)))
+print(*(faults() for _ in range(12)))
 """
 
 
 def _faults(device: str) -> int:
-    """In the last 4 of 8 rounds: the first settle where blocks lie."""
+    """The fewest of a round: where blocks lie decides after how many they fit into what was freed."""
     run = subprocess.run([sys.executable, "-c", SCRIPT, device], capture_output=True, text=True, check=True)
-    return sum(int(count) for count in run.stdout.split()[4:])
+    return min(int(count) for count in run.stdout.split())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what glibc asks of Linux")
 def test_memory_stays_for_training_on_a_cpu_alone() -> None:
-    assert _faults("cpu") < 200
-    assert _faults("cuda") > 4 * 30  # as glibc has it; huge pages may make faults few
+    assert _faults("cpu") < 10
+    assert _faults("cuda") > 30  # as glibc has it; with huge pages 32
