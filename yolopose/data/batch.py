@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from .sample import Sample
 
@@ -26,6 +27,14 @@ class People(NamedTuple):
 
     def to(self, device: torch.device | str) -> People:
         return People(*(part.to(device, non_blocking=True) for part in self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes as plain bytes: PyTorch would open a shared file for each of these small tensors.
+        return _people, tuple(part.numpy() for part in self)
+
+
+def _people(*parts: np.ndarray) -> People:
+    return People(*map(torch.from_numpy, parts))
 
 
 class Batch(NamedTuple):
@@ -53,6 +62,17 @@ def collate(samples: Sequence[Sample], num_keypoints: int) -> tuple[Tensor, Peop
         visible[row, :n] = seen
         keypoints[row, :n] = np.where(seen[..., None], sample.keypoints[..., :2], 0)
         valid[row, :n], ignore[row, :n] = ~sample.crowd, sample.crowd
-    images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
-    parts = (boxes, keypoints, visible, areas, labels, valid, ignore)
-    return images, People(*(torch.from_numpy(part) for part in parts))
+    return _stacked([sample.image for sample in samples]), _people(
+        boxes, keypoints, visible, areas, labels, valid, ignore
+    )
+
+
+def _stacked(images: Sequence[np.ndarray]) -> Tensor:
+    shape = (len(images), *images[0].shape)
+    if get_worker_info() is None:
+        stacked = torch.empty(shape, dtype=torch.uint8)
+    else:  # where the other process will read it, so that it is not copied there
+        size = int(np.prod(shape))
+        stacked = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size)).view(shape)
+    np.stack(images, out=stacked.numpy())
+    return stacked.permute(0, 3, 1, 2)

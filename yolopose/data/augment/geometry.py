@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,15 +17,16 @@ LEAST_SIDE = 2.0  # px of a box that stays
 LEAST_SHARE = 0.1  # of a box that must lie in the picture, else the person is left out
 
 
-def affine(
-    scale: float, degrees: float, mirror: bool, source_xy: npt.ArrayLike, target_xy: npt.ArrayLike
-) -> np.ndarray:
-    """(2, 3) float64: scale, mirror left to right and rotate about ``source_xy``, which lands on ``target_xy``."""
-    angle = np.deg2rad(degrees)
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    if mirror:
-        turn[:, 0] *= -1
-    return np.hstack([turn, (np.asarray(target_xy) - turn @ np.asarray(source_xy))[:, None]])
+Point = tuple[float, float]  # x, y px
+
+
+def affine(scale: float, degrees: float, mirror: bool, source: Point, target: Point) -> np.ndarray:
+    """(2, 3) float64: scale, mirror left to right and rotate about ``source``, which lands on ``target``."""
+    angle = math.radians(degrees)
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    a, b, c, d = (-cos, -sin, -sin, cos) if mirror else (cos, -sin, sin, cos)
+    x, y = source
+    return np.array([[a, b, target[0] - a * x - b * y], [c, d, target[1] - c * x - d * y]])
 
 
 class View(NamedTuple):
@@ -44,10 +46,10 @@ def compose(views: Sequence[View], size_wh: tuple[int, int], pad: int, swap: np.
     image = np.empty((size_wh[1], size_wh[0], 3), np.uint8)
     for sample, matrix, (x1, y1, x2, y2) in views:
         # Pixel i covers i..i+1, OpenCV's pixel i lies at i: shift by half a pixel on both sides.
-        linear = matrix[:, :2]
-        shift = linear @ [0.5, 0.5] + matrix[:, 2] - (x1 + 0.5, y1 + 0.5)
+        pixels = matrix.copy()
+        pixels[:, 2] += matrix[:, :2].sum(1) / 2 - (x1 + 0.5, y1 + 0.5)
         cv2.warpAffine(
-            sample.image, np.column_stack([linear, shift]), (x2 - x1, y2 - y1), dst=image[y1:y2, x1:x2],
+            sample.image, pixels, (x2 - x1, y2 - y1), dst=image[y1:y2, x1:x2],
             flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(pad, pad, pad),
         )  # fmt: skip
     # Labels of all views at once: what numpy takes for a call is more than what it takes for a few people.

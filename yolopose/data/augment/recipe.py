@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..sample import Sample, Source
 from .colour import shift_colours
-from .geometry import View, affine, compose, joined
+from .geometry import Point, View, affine, compose, joined
 
 JUNCTION = (0.3, 0.7)  # where the four pictures of a mosaic meet, share of the side
 FOUND = 0.8  # share of windows that look at a person, where there is one
@@ -67,8 +67,9 @@ class Augment:
             share = rng.beta(8, 8)  # of the first; mostly about a half, as in YOLOX
             image = (made.image * share + other.image * (1 - share)).round().astype(np.uint8)
             made = joined(image, (made, other))
-        image = shift_colours(made.image, self.settings.hsv, rng) if any(self.settings.hsv) else made.image
-        return joined(image, (made,))
+        if any(self.settings.hsv):
+            made = replace(made, image=shift_colours(made.image, self.settings.hsv, rng))
+        return made
 
     def _any(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.source)))
@@ -89,33 +90,36 @@ class Augment:
         return self._compose(tiles)
 
     def _view(
-        self, sample: Sample, about: np.ndarray, window: tuple[int, int, int, int], smaller: float,
-        rng: np.random.Generator,
-    ) -> View:  # fmt: skip
+        self, sample: Sample, about: Point, window: tuple[int, int, int, int], smaller: float, rng: np.random.Generator
+    ) -> View:
         """``about`` (a point of the picture) near the middle of the window, turned and scaled."""
+        # Plain numbers: an array of two costs more than what is done to them, and there are hundreds a batch.
         settings = self.settings
-        letterboxed = settings.size / max(sample.image.shape[:2])
+        u, turn, x, y, mirror = rng.random(5).tolist()
+        least, most = settings.scale
         # Evenly in the logarithm: as often half as large as twice.
-        scale = smaller * letterboxed * np.exp(rng.uniform(*np.log(settings.scale)))
-        degrees = rng.uniform(-1, 1) * settings.degrees
-        corner, size = np.array(window[:2]), np.array(window[2:]) - window[:2]
-        middle = corner + size * (0.5 + rng.uniform(-1, 1, 2) * settings.translate)
-        return View(sample, affine(scale, degrees, bool(rng.random() < settings.mirror), about, middle), window)
+        scale = smaller * settings.size / max(sample.image.shape[:2]) * least * (most / least) ** u
+        left, top, right, bottom = window
+        x, y = (0.5 + (2 * share - 1) * settings.translate for share in (x, y))
+        middle = left + (right - left) * x, top + (bottom - top) * y
+        matrix = affine(scale, (2 * turn - 1) * settings.degrees, mirror < settings.mirror, about, middle)
+        return View(sample, matrix, window)
 
     def _compose(self, views: list[View]) -> Sample:
         side = self.settings.side
         return compose(views, (side, side), self.settings.pad, self.swap)
 
 
-def _middle(sample: Sample) -> np.ndarray:
+def _middle(sample: Sample) -> Point:
     height, width = sample.image.shape[:2]
-    return np.array([width / 2, height / 2])
+    return width / 2, height / 2
 
 
-def _point_of_interest(sample: Sample, rng: np.random.Generator) -> np.ndarray:
+def _point_of_interest(sample: Sample, rng: np.random.Generator) -> Point:
     """The middle of some person mostly, else any point of the picture."""
-    if rng.random() < FOUND and len(sample):
-        box = sample.boxes[rng.integers(len(sample))]
-        return (box[:2] + box[2:]) / 2
+    found, x, y = rng.random(3).tolist()
+    if found < FOUND and len(sample):
+        left, top, right, bottom = sample.boxes[int(x * len(sample))].tolist()
+        return (left + right) / 2, (top + bottom) / 2
     height, width = sample.image.shape[:2]
-    return rng.uniform(0.25, 0.75, 2) * (width, height)
+    return (0.25 + 0.5 * x) * width, (0.25 + 0.5 * y) * height
