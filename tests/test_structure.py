@@ -27,9 +27,10 @@ EXPORT_MAY = (
     "yolopose.checkpoints",
     "yolopose.data",
     "yolopose.evaluation",
+    "yolopose.bootstrap",
     "yolopose.runtime",
 )
-BENCHMARKS_MAY = ("yolopose.runtime", "yolopose.evaluation", "yolopose.data")
+BENCHMARKS_MAY = ("yolopose.runtime", "yolopose.evaluation", "yolopose.bootstrap", "yolopose.data")
 BENCHMARKS_MAY_LAZILY = (
     *BENCHMARKS_MAY,
     "yolopose.export",
@@ -193,7 +194,7 @@ def _loaded_by(code: str) -> set[str]:
         ("import yolopose.benchmarks.command", HEAVY),
         ("import yolopose.export.command", HEAVY),
         ("import yolopose.training.command", HEAVY),
-        ("import yolopose.evaluation", ("torch", "onnx", "onnxruntime")),
+        ("import yolopose.evaluation, yolopose.bootstrap", ("torch", "onnx", "onnxruntime")),
         ("import yolopose.data.synthetic", ("torch", "onnx", "onnxruntime")),
     ],
 )
