@@ -136,8 +136,10 @@ def _text(exported: Exported) -> str:
         lines.append(
             f"compared at score {exported.verification.score_threshold:.3g}, where this network finds candidates"
         )
-    if info.ap_reference is not None and info.ap_artifact is not None:
-        lines.append(f"keypoint AP: PyTorch {100 * info.ap_reference:.2f}, artifact {100 * info.ap_artifact:.2f}")
+    if (ap := exported.verification.ap) is not None:
+        if ap.in_points() not in exported.verification.reason:
+            lines.append(f"keypoint AP {ap.in_points()}")
+        lines.append(f"image that loses most to the labels: {info.worst_image or 'none'}")
     if exported.contract.provenance.weights_licence:
         lines.append(f"licence of the weights: {exported.contract.provenance.weights_licence}")
     return "\n".join(lines)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from yolopose.bootstrap import APDifference, Matches, ap_difference, match_people
 from yolopose.data.coco import CocoKeypoints, read_coco
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.deploy.reference import ReferenceEstimator
-from yolopose.evaluation import evaluate
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import ParityInfo
 from yolopose.runtime.estimator import PoseEstimator
@@ -81,6 +81,7 @@ class Verification:
     score_threshold: float  # lower than the default where the network finds hardly anybody
     info: ParityInfo
     reason: str
+    ap: APDifference | None  # from the reference to the artifact, on labelled images
 
 
 def verify(
@@ -118,9 +119,9 @@ def verify(
     ap = None
     if images.labels is not None:
         reference.score_threshold = AP_SCORE
-        before = _ap(_run_reference(reference, images, progress), images, net.skeleton)
-        after = _ap(_run_artifact(artifact, images, AP_SCORE, progress), images, net.skeleton)
-        ap = None if before is None or after is None else (before, after)
+        before = _matches(_run_reference(reference, images, progress), images, net.skeleton)
+        after = _matches(_run_artifact(artifact, images, AP_SCORE, progress), images, net.skeleton)
+        ap = ap_difference(before, after)
     verdict, reason = judge(report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop)
     info = ParityInfo(
         verdict=verdict,
@@ -130,20 +131,25 @@ def verify(
         mean_px=_rounded(report.mean_px),
         max_score_deviation=_rounded(report.max_score_deviation),
         mean_oks=_rounded(report.mean_oks),
-        ap_reference=_rounded(ap[0]) if ap else None,
-        ap_artifact=_rounded(ap[1]) if ap else None,
-        worst_image=report.worst_image,
+        ap_reference=_rounded(ap.before) if ap else None,
+        ap_artifact=_rounded(ap.after) if ap else None,
+        ap_interval=(_digits(ap.interval[0]), _digits(ap.interval[1])) if ap and ap.interval else None,
+        worst_image=_worst_by_labels(ap, images) if ap else report.worst_image,
         versions=installed_versions(),
         isa=" ".join(machine_now().isa),
     )
     if unsettled:
         reason += f"; {unsettled} images left out, their suppression chains are deeper than {nms.rounds} rounds"
-    return Verification(report, threshold, info, reason)
+    return Verification(report, threshold, info, reason, ap)
 
 
 def _rounded(value: float | None) -> float | None:
+    return None if value is None else _digits(value)
+
+
+def _digits(value: float) -> float:
     """Four significant digits: what is behind them is the noise of the machine."""
-    return None if value is None else float(f"{value:.4g}")
+    return float(f"{value:.4g}")
 
 
 def _run_reference(
@@ -163,18 +169,24 @@ def _run_artifact(
             yield from estimate([images.read(i) for i in range(start, min(start + CHUNK, count))])
 
 
-def _ap(people: Iterable[PoseResult], images: VerificationImages, skeleton: Skeleton) -> float | None:
+def _matches(people: Iterable[PoseResult], images: VerificationImages, skeleton: Skeleton) -> Matches:
     assert images.labels is not None
     by_id = dict(zip(images.image_ids, people, strict=True))
-    return evaluate(by_id, images.labels, skeleton, image_ids=images.image_ids).ap
+    return match_people(by_id, images.labels, skeleton, image_ids=images.image_ids)
+
+
+def _worst_by_labels(ap: APDifference, images: VerificationImages) -> str | None:
+    """Name of the image whose people lose most OKS to the labels, None where none loses."""
+    return None if ap.worst_image is None else images.names[images.image_ids.index(ap.worst_image)]
 
 
 def judge(
-    report: ParityReport, *, exact: bool, lowered: bool, ap: tuple[float, float] | None, max_ap_drop: float
+    report: ParityReport, *, exact: bool, lowered: bool, ap: APDifference | None, max_ap_drop: float
 ) -> tuple[str, str]:
     """Verdict and the sentence that explains it.
 
-    lowered: compared at a score threshold below the default; ap: keypoint AP of reference and artifact, where labelled.
+    lowered: compared at a score threshold below the default; ap: from the reference to the artifact, where labelled;
+    its interval is told, but the verdict goes by the figure itself.
     """
     lost = report.missing + report.extra
     if exact:
@@ -192,11 +204,11 @@ def judge(
     if exact:
         return "passed", f"the same {report.matched} people as PyTorch up to rounding"
     if ap is not None:
-        before, after = 100 * ap[0], 100 * ap[1]
-        if ap[0] < MIN_AP:
-            return "unverified", f"PyTorch's own keypoint AP on these labels is {before:.2f}: there is nothing to lose"
-        verdict = "passed" if before - after <= max_ap_drop else "failed"
-        return verdict, f"keypoint AP {before:.2f} -> {after:.2f}, {max_ap_drop:g} points may be lost"
+        if ap.before < MIN_AP:
+            own = f"{100 * ap.before:.2f}"
+            return "unverified", f"PyTorch's own keypoint AP on these labels is {own}: there is nothing to lose"
+        verdict = "passed" if -100 * ap.difference <= max_ap_drop else "failed"
+        return verdict, f"keypoint AP {ap.in_points()}, {max_ap_drop:g} points may be lost"
     share, oks = lost / report.people, report.mean_oks or 0.0
     verdict = "passed" if oks >= MIN_OKS and share <= MAX_LOST else "failed"
     return verdict, (

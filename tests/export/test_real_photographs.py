@@ -57,3 +57,6 @@ def test_float16_hardly_moves_them(
     assert report.mean_oks is not None
     assert report.mean_oks > 0.9999
     assert report.missing + report.extra <= 0.01 * report.people
+    if labels:
+        assert result.info.ap_interval is not None
+        assert -0.01 < result.info.ap_interval[0] <= 0 <= result.info.ap_interval[1] < 0.01

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import yolopose
+from yolopose.bootstrap import APDifference
 from yolopose.export.parity import ParityReport
-from yolopose.export.verify import judge, verification_images
+from yolopose.export.verify import judge, verification_images, verify
 from yolopose.runtime.errors import DataError, SourceError
 from yolopose.runtime.images import evenly
 
@@ -52,7 +53,17 @@ def test_verdict(
     changes: dict[str, float | None], exact: bool, lowered: bool, ap: tuple[float, float] | None, verdict: str
 ) -> None:
     report = replace(GOOD, **changes)  # type: ignore[arg-type]
-    assert judge(report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=0.5)[0] == verdict
+    difference = None if ap is None else APDifference(*ap, ap[1] - ap[0], None, 1000, None)
+    assert judge(report, exact=exact, lowered=lowered, ap=difference, max_ap_drop=0.5)[0] == verdict
+
+
+def test_the_reason_names_the_interval_and_the_verdict_goes_by_the_figure() -> None:
+    ap = APDifference(0.2425, 0.241, -0.0015, (-0.0141, 0.0009), 1000, 7)
+    judged = judge(GOOD, exact=False, lowered=False, ap=ap, max_ap_drop=0.5)
+    said = "keypoint AP 24.25 -> 24.10 (-0.15, 95 % interval -1.41 to 0.09), 0.5 points may be lost"
+    assert judged == ("passed", said)
+    lossless = replace(ap, after=0.2425, difference=-1e-9, interval=None)
+    assert lossless.in_points() == "24.25 -> 24.25 (0.00)"
 
 
 def test_images_of_a_folder_are_taken_evenly(tmp_path: Path) -> None:
@@ -75,3 +86,18 @@ def test_bad_images_and_labels(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text("{")
     with pytest.raises(DataError, match=r"labels\.json"):
         verification_images(tmp_path / "labels.json", tmp_path, skeleton, 4)
+
+
+def test_labels_give_an_interval_and_a_worst_image(
+    trained_artifact_fp16: Path, trained_checkpoint: Path, data_dir: Path
+) -> None:
+    net, folder = yolopose.load(trained_checkpoint), data_dir / "lspet"
+    images = verification_images(folder / "val.json", folder / "images", net.skeleton, 24)
+    result = verify(trained_artifact_fp16, net, images, exact=False, max_ap_drop=0.5, progress=lambda items, *_: items)
+    info, ap = result.info, result.ap
+    assert ap is not None
+    assert ap.interval is not None
+    assert ap.interval[0] <= ap.difference <= ap.interval[1]
+    assert info.ap_interval == pytest.approx(ap.interval, rel=1e-3)
+    assert info.ap_reference == pytest.approx(ap.before, rel=1e-3)
+    assert info.worst_image in images.names
