@@ -106,10 +106,13 @@ def _baseline_notes(plan: Plan, answers: Answers) -> Iterator[str]:
         why = answers[("time", subject.name)][0]["bare_note"]
         if why:
             yield f"{subject.name}: {why}"
-        if plan.settings.reference is not None and not subject.is_float32 and network_baseline_possible(plan.settings):
+        if plan.settings.reference is None:
+            continue
+        if not network_baseline_possible(subject):
+            reason = "it is measured by ONNX Runtime on the CPU, which does not run this artifact or is not installed"
+            yield f"{subject.name}: no bare network, {reason}"
+        elif not subject.is_float32:
             yield f"{subject.name}: no tail share, the bare network is float32 and this artifact is not"
-    if plan.settings.reference is not None and not network_baseline_possible(plan.settings):
-        yield "no bare network: it is measured by ONNX Runtime on the CPU, which was not asked for or is not installed"
 
 
 def _weights_notes(plan: Plan, answers: Answers) -> Iterator[str]:

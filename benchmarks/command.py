@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from yolopose.runtime import console
+from yolopose.runtime.backends.base import BACKENDS
 from yolopose.runtime.errors import OutputError
 from yolopose.runtime.output import atomic_write, output_folder
 
@@ -54,7 +55,11 @@ def build_parser() -> console.ArgumentParser:
         default=_DEFAULTS["evaluation_images"],
         help="AP over all images (mmpose's convention), or those with people alone (yolov5-pose, yolov7, ultralytics)",
     )
-    add("--backend", default=_DEFAULTS["backend"], help="engine that runs the artifacts; checkpoints run in PyTorch")
+    add(
+        "--backend",
+        default=_DEFAULTS["backend"],
+        help=f"engine that runs the artifacts: {', '.join(BACKENDS)}; checkpoints run in PyTorch",
+    )
     add("--device", help="device of the engine (as the engine decides)")
     add("--threads", type=int, metavar="N", help="threads of the engine (as the engine decides)")
     add(

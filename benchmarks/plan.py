@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from yolopose.runtime.backends.base import choose_backend
+
 from .inputs import BenchImages
 from .settings import BenchSettings
 from .subjects import ArtifactSubject, CheckpointSubject, Subject, reference_subject
@@ -20,10 +22,12 @@ class Job:
     task: Task
 
 
-def network_baseline_possible(settings: BenchSettings) -> bool:
+def network_baseline_possible(artifact: ArtifactSubject) -> bool:
     """The bare network is run by ONNX Runtime on the CPU; beside another engine or device its time says nothing."""
-    on_cpu = settings.device is None or settings.device.lower() == "cpu"
-    return settings.backend in ("auto", "onnxruntime") and on_cpu and find_spec("onnxruntime") is not None
+    device = artifact.opening.device
+    on_cpu = device is None or device.lower() == "cpu"
+    engine = choose_backend(artifact.path, artifact.contract, artifact.opening.backend)
+    return engine == "onnxruntime" and on_cpu and find_spec("onnxruntime") is not None
 
 
 class Plan:
@@ -91,7 +95,7 @@ class Plan:
                 task = TimeTask(artifact.opening, images, iterations, settings.warmup, batches)
                 yield Job("time", artifact.name, task)
                 reference = self.reference(artifact)
-                if reference is not None and network_baseline_possible(settings):
+                if reference is not None and network_baseline_possible(artifact):
                     file = self._network_file(reference)
                     network = NetworkTask(artifact.opening, file, images, iterations, settings.warmup)
                     yield Job("network", artifact.name, network)

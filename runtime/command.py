@@ -35,8 +35,8 @@ def build_parser() -> ArgumentParser:
         metavar="DIR",
         help="folder for the annotated pictures and people.json; without it nothing is written",
     )
-    add("--backend", default="auto", choices=BACKENDS, help="inference engine")
-    add("--device", help="cpu, cuda or cuda:N; the engine's usual one unless given")
+    add("--backend", default="auto", choices=BACKENDS, help="inference engine; auto: the one the artifact was made for")
+    add("--device", help="cpu, cuda, cuda:N (ONNX Runtime), gpu, gpu:N (OpenVINO); the engine's usual one unless given")
     add("--score", type=float, metavar="S", help="score threshold in 0..1; as in the artifact unless given")
     add("--iou", type=float, metavar="T", help="IoU threshold of suppression in 0..1; as in the artifact unless given")
     add("--threads", type=int, metavar="N", help="threads of the engine; its own choice unless given")

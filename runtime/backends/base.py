@@ -51,10 +51,32 @@ class Backend(Protocol):
         ...
 
 
-# engine name -> (module, class); the class takes (path, contract, shape_hw, device, threads)
-_ENGINES = {"onnxruntime": (".onnxruntime", "OnnxRuntimeBackend")}
-_LATER = {"openvino": "OpenVINO", "tensorrt": "TensorRT"}
+# name -> (module, class, options); the class takes (path, contract, shape_hw, device, threads) and the options
+_ENGINES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "onnxruntime": (".onnxruntime", "OnnxRuntimeBackend", {}),
+    "openvino": (".openvino", "OpenVinoBackend", {}),
+    "openvino:bf16": (".openvino", "OpenVinoBackend", {"precision": "bf16"}),
+}
+_LATER = {"tensorrt": "TensorRT"}
 BACKENDS = ("auto", *_ENGINES, *_LATER)
+
+
+def choose_backend(path: str | Path, contract: Contract, backend: str = "auto") -> str:
+    """The engine that opens the artifact: `backend`, or for "auto" TensorRT for plans, OpenVINO for .onnx made for it,
+    ONNX Runtime for the others.
+
+    Raises ValueError for an unknown name, EngineMismatch where a plan and TensorRT do not come together.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    plan = Path(path).suffix.lower() in PLAN_SUFFIXES
+    if backend == "auto":
+        if plan:
+            return "tensorrt"
+        return "openvino" if contract.precision.target == "openvino" else "onnxruntime"
+    if plan != (backend == "tensorrt"):
+        raise EngineMismatch(f"{path} cannot be loaded by {backend}: TensorRT loads .engine and .trt, the others .onnx")
+    return backend
 
 
 def open_backend(
@@ -65,27 +87,21 @@ def open_backend(
     threads: int | None = None,
     shape_hw: tuple[int, int] | None = None,
 ) -> Backend:
-    """Load the artifact on the engine called `backend`; "auto" takes ONNX Runtime for .onnx and TensorRT for plans.
+    """Load the artifact on the engine called `backend`; choose_backend() says which one "auto" is.
 
-    device: None for the engine's usual one, or e.g. "cpu", "cuda", "cuda:1"
+    device: None for the engine's usual one, or e.g. "cpu", "cuda", "cuda:1", "gpu"
     threads: None for the engine's own choice
     shape_hw: frame size, by default the contract's best one
     Raises ValueError, EngineMismatch, BackendUnavailable, ArtifactError.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    backend = choose_backend(path, contract, backend)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads must be a whole number from 1, or None for the engine's choice, got {threads!r}")
-    plan = Path(path).suffix.lower() in PLAN_SUFFIXES
-    if backend == "auto":
-        backend = "tensorrt" if plan else "onnxruntime"
-    if plan != (backend == "tensorrt"):
-        raise EngineMismatch(f"{path} cannot be loaded by {backend}: TensorRT loads .engine and .trt, the others .onnx")
     if backend in _LATER:
         raise BackendUnavailable(
             f"the {_LATER[backend]} backend arrives with a later release; until then use an .onnx file with onnxruntime"
         )
-    module, name = _ENGINES[backend]
+    module, name, options = _ENGINES[backend]
     engine: Callable[..., Any] = getattr(import_module(module, __package__), name)
     opened: Backend = engine(
         path,
@@ -93,5 +109,6 @@ def open_backend(
         shape_hw or (contract.input.height.opt, contract.input.width.opt),
         device=device,
         threads=threads,
+        **options,
     )
     return opened

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..contract import Contract
-from ..errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
+from ..errors import ArtifactError, BackendError, BackendUnavailable
 from .base import INPUT_NAMES, OUTPUT_NAMES, Floats, RawPeople
+from .checks import check_inputs, check_outputs, check_target
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
@@ -31,12 +32,7 @@ class OnnxRuntimeBackend:
         device: str | None = None,
         threads: int | None = None,
     ) -> None:
-        target = contract.precision.target
-        if target not in ("any", "cpu"):
-            raise EngineMismatch(
-                f"{path} was quantized for {target} and ONNX Runtime would run it slowly or wrongly; "
-                "export it again with --target cpu"
-            )
+        check_target(path, contract, "ONNX Runtime", "cpu")
         kind, index = _parse_device(device or "cpu")
         runtime = _import_onnxruntime()
         self.version: str = runtime.__version__
@@ -48,7 +44,9 @@ class OnnxRuntimeBackend:
         if threads is not None:
             options.intra_op_num_threads = threads
         self.session: Any = _open_session(runtime, Path(path), options, kind, index)
-        _check_signature(path, contract, self.session)
+        check_inputs(path, {node.name: _dtype(node) for node in self.session.get_inputs()})
+        outputs = {node.name: (node.shape[1:], _dtype(node)) for node in self.session.get_outputs()}
+        check_outputs(path, contract, outputs)
 
     def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
         session = self.session
@@ -116,19 +114,7 @@ def _open_session(runtime: ModuleType, path: Path, options: Any, kind: str, inde
     return session
 
 
-def _check_signature(path: str | Path, contract: Contract, session: Any) -> None:
-    """The graph has the inputs and outputs of contract version 1, with this contract's M and K."""
-    people, keypoints = contract.nms.max_people, contract.skeleton.num_keypoints
-    static = {"boxes": [people, 4], "scores": [people], "labels": [people], "keypoints": [people, keypoints, 3]}
-    ints = ("num_people", "labels", "num_candidates", "flags")
-    wanted = {name: (static.get(name, []), "int32" if name in ints else "float") for name in OUTPUT_NAMES}
-    found = {node.name: (list(node.shape[1:]), node.type[len("tensor(") : -1]) for node in session.get_outputs()}
-    given = {node.name: node.type[len("tensor(") : -1] for node in session.get_inputs()}
-    if given != dict(zip(INPUT_NAMES, ("uint8", "float", "float"), strict=True)):
-        raise ArtifactError(f"{path} does not keep its contract: its inputs are {given}; export it again")
-    for name, promise in wanted.items():
-        if found.get(name) != promise:
-            raise ArtifactError(
-                f"{path} does not keep its contract: output {name} should be (batch, *{promise[0]}) {promise[1]}, "
-                f"is {found.get(name, 'absent')}; export it again"
-            )
+def _dtype(node: Any) -> str:
+    """numpy's name of the type, which ONNX Runtime writes as tensor(float)."""
+    inner: str = node.type[len("tensor(") : -1]
+    return {"float": "float32"}.get(inner, inner)

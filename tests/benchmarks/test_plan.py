@@ -10,8 +10,11 @@ from yolopose.benchmarks.plan import Job, Plan
 from yolopose.benchmarks.settings import DEMO, BenchSettings
 from yolopose.benchmarks.subjects import CheckpointSubject, artifact_subjects, reference_subject, unique_names
 from yolopose.benchmarks.tasks import NetworkTask, PeopleTask, ReferenceTask, TimeTask
+from yolopose.runtime.contract import PrecisionInfo
 from yolopose.runtime.errors import ArtifactError
 from yolopose.runtime.skeleton import COCO_17
+
+from ..runtime.conftest import small_contract, write_artifact
 
 IMAGES = BenchImages("five pictures", tuple(Path(f"/images/{i}.png") for i in range(5)))
 
@@ -86,12 +89,18 @@ def test_checkpoints_take_their_turn_behind_the_artifacts(artifact: Path, tmp_pa
     assert [(task.score, task.iterations, task.files) for task in timing] == [(0.1, 2, {})] * 2
 
 
-@pytest.mark.parametrize(("backend", "device"), [("openvino", None), ("auto", "cuda")])
+@pytest.mark.parametrize(("backend", "device"), [("openvino", None), ("openvino:bf16", None), ("auto", "cuda")])
 def test_no_bare_network_beside_another_engine(
     artifact: Path, tmp_path: Path, backend: str, device: str | None
 ) -> None:
     settings = BenchSettings((artifact,), reference=DEMO, backend=backend, device=device)
     assert "network" not in [job.kind for job in jobs(settings, tmp_path)]
+
+
+def test_no_bare_network_beside_an_artifact_made_for_openvino(tmp_path: Path) -> None:
+    contract = dataclasses.replace(small_contract(), precision=PrecisionInfo("int8", "int8", "openvino"))
+    path = write_artifact(tmp_path / "quantized.onnx", contract)
+    assert "network" not in [job.kind for job in jobs(BenchSettings((path,), reference=DEMO), tmp_path)]
 
 
 def test_labels_add_a_pass_at_the_evaluation_threshold(artifact: Path, tmp_path: Path) -> None:

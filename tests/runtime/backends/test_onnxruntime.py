@@ -67,13 +67,16 @@ def test_threads_reach_the_session(artifact: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"backend": "caffe"}, ValueError, "backend must be one of auto, onnxruntime, openvino, tensorrt, got 'caffe'"),
+        (
+            {"backend": "caffe"},
+            ValueError,
+            "backend must be one of auto, onnxruntime, openvino, openvino:bf16, tensorrt, got 'caffe'",
+        ),
         ({"threads": 0}, ValueError, "threads must be a whole number from 1"),
         ({"threads": True}, ValueError, "threads must be a whole number from 1"),
         ({"device": "gpu"}, ValueError, "device must be cpu, cuda or cuda:N"),
         ({"device": "cuda:x"}, ValueError, "device must be cpu, cuda or cuda:N"),
         ({"backend": "tensorrt"}, EngineMismatch, "TensorRT loads .engine"),
-        ({"backend": "openvino"}, BackendUnavailable, "OpenVINO backend arrives with a later release"),
     ],
 )
 def test_wrong_arguments(arguments: dict, error: type[Exception], message: str, artifact: Path) -> None:
@@ -93,7 +96,7 @@ def test_plans_wait_for_tensorrt(make_contract: Callable[..., Contract]) -> None
 def test_artifact_for_another_engine(target: str, artifact: Path) -> None:
     contract = replace(read_contract(artifact), precision=PrecisionInfo("int8", "int8", target))
     with pytest.raises(EngineMismatch, match=f"quantized for {target} .* --target cpu"):
-        open_backend(artifact, contract)
+        open_backend(artifact, contract, "onnxruntime")
 
 
 def test_corrupt_graph(artifact: Path, tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_graph_that_does_not_keep_its_contract(artifact: Path, tmp_path: Path) -
         ir_version=9,
     )
     onnx.save(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(ArtifactError, match=r"its inputs are \{'x': 'float'\}"):
+    with pytest.raises(ArtifactError, match=r"its inputs are \{'x': 'float32'\}"):
         open_backend(tmp_path / "foreign.onnx", contract)
 
 
