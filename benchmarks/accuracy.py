@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from yolopose.bootstrap import Matches, match_people
 from yolopose.evaluation import Convention, evaluate
 from yolopose.runtime.result import CANDIDATES_CUT, NMS_NOT_CONVERGED, PEOPLE_CUT, PoseResult
 from yolopose.runtime.skeleton import Skeleton
@@ -52,3 +53,10 @@ def average_precision(
     by_id = dict(zip(images.image_ids, results, strict=True))
     figures = evaluate(by_id, images.dataset, skeleton, image_ids=list(images.image_ids), images=convention)
     return figures.to_dict()
+
+
+def matches(results: Sequence[PoseResult], skeleton: Skeleton, images: BenchImages, convention: Convention) -> Matches:
+    """The same people matched to the labels, so that their AP can be compared with that of others."""
+    assert images.dataset is not None, "AP needs labels"
+    by_id = dict(zip(images.image_ids, results, strict=True))
+    return match_people(by_id, images.dataset, skeleton, image_ids=list(images.image_ids), images=convention)

@@ -12,7 +12,7 @@ from .inputs import BenchImages
 from .measure import latency, paired_excess, paired_share
 from .people_file import load_people
 from .plan import Plan
-from .report import ArtifactReport, CheckpointReport, Found, Identity, NetworkBaseline, Start
+from .report import APChange, ArtifactReport, CheckpointReport, Found, Identity, NetworkBaseline, Start
 from .subjects import ArtifactSubject, CheckpointSubject, Subject
 
 Answers = Sequence[dict[str, Any]]  # of one kind of job for one subject, one a round
@@ -48,7 +48,13 @@ def identity(subject: ArtifactSubject) -> Identity:
 
 
 def artifact_report(
-    subject: ArtifactSubject, timed: Answers, network: Answers, first_p50_ms: float, plan: Plan, images: BenchImages
+    subject: ArtifactSubject,
+    timed: Answers,
+    network: Answers,
+    first_p50_ms: float,
+    ap_change: APChange | None,
+    plan: Plan,
+    images: BenchImages,
 ) -> ArtifactReport:
     """``first_p50_ms``: of the total of the run's first file, which may be this one."""
     samples_ms = pooled(timed)
@@ -75,6 +81,7 @@ def artifact_report(
         speed=first_p50_ms / figures["total"].p50_ms,
         parity=compared,
         **_accuracy(subject, lambda score: plan.people_file(subject, score), plan, images),
+        ap_change=ap_change,
         samples_ms=samples_ms,
     )
 
@@ -84,6 +91,7 @@ def checkpoint_report(
     file_at: Callable[[float], Path],
     timed: Answers,
     first_p50_ms: float,
+    ap_change: APChange | None,
     plan: Plan,
     images: BenchImages,
 ) -> CheckpointReport:
@@ -103,6 +111,7 @@ def checkpoint_report(
         latency={"total": total},
         round_p50_ms=round_medians(timed),
         speed=first_p50_ms / total.p50_ms,
+        ap_change=ap_change,
         samples_ms=samples_ms,
         **_accuracy(subject, file_at, plan, images),
     )

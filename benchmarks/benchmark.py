@@ -15,6 +15,7 @@ from yolopose.runtime.console import Console
 from yolopose.runtime.errors import BackendUnavailable, CheckpointError
 from yolopose.runtime.machine import Machine, machine_now
 
+from .ap_changes import APChanges
 from .assemble import artifact_report, checkpoint_report, pooled_p50_ms
 from .child import RunChild, run_child
 from .inputs import BenchImages, gather_images
@@ -23,6 +24,7 @@ from .plan import Plan, network_baseline_possible
 from .report import BenchReport, CheckpointReport
 from .settings import DEMO, BenchSettings
 from .subjects import artifact_subjects, checkpoint_subjects
+from .summary import not_worth_it, summary_rows
 
 Answers = dict[tuple[str, str], list[dict[str, Any]]]  # (kind of job, subject) -> one answer a round
 
@@ -53,12 +55,14 @@ def run_benchmark(settings: BenchSettings, console: Console, command: str, run: 
 def _report(plan: Plan, images: BenchImages, answers: Answers, machine: Machine, command: str) -> BenchReport:
     settings = plan.settings
     first_p50_ms = pooled_p50_ms(answers[("time", plan.subjects[0].name)])
+    changes = APChanges(plan, images)
     artifacts = [
         artifact_report(
             artifact,
             answers[("time", artifact.name)],
             answers.get(("network", artifact.name), []),
             first_p50_ms,
+            changes.of(artifact),
             plan,
             images,
         )
@@ -70,6 +74,7 @@ def _report(plan: Plan, images: BenchImages, answers: Answers, machine: Machine,
             partial(plan.people_file, checkpoint),
             answers[("time", checkpoint.name)],
             first_p50_ms,
+            changes.of(checkpoint),
             plan,
             images,
         )
@@ -79,9 +84,11 @@ def _report(plan: Plan, images: BenchImages, answers: Answers, machine: Machine,
     if plan.artifacts and (compared := plan.reference(plan.artifacts[0])) is not None:
         timed = answers[("reference time", compared.name)]
         reference = checkpoint_report(
-            compared, partial(plan.reference_file, compared), timed, first_p50_ms, plan, images
+            compared, partial(plan.reference_file, compared), timed, first_p50_ms, None, plan, images
         )
     report = BenchReport(
+        summary=summary_rows(artifacts, checkpoints, reference),
+        not_worth_it=tuple(not_worth_it(artifacts)),
         command=command,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=machine,
@@ -127,9 +134,9 @@ def _weights_notes(plan: Plan, answers: Answers) -> Iterator[str]:
 
 def _device_notes(plan: Plan) -> Iterator[str]:
     settings = plan.settings
-    asked = settings.backend != "auto" or settings.device not in (None, "cpu")
-    if asked and (plan.checkpoints or settings.reference is not None):
-        yield "PyTorch ran on the CPU: --backend and --device are for artifacts"
+    asked = any(artifact.opening.backend != "auto" for artifact in plan.artifacts)
+    if (asked or settings.device not in (None, "cpu")) and (plan.checkpoints or settings.reference is not None):
+        yield "PyTorch ran on the CPU: backend and device are for artifacts"
 
 
 def _require_torch(settings: BenchSettings) -> None:

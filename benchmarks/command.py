@@ -33,7 +33,8 @@ def build_parser() -> console.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="exported file, checkpoint (.pt, .pth) or demo; speed is relative to the first artifact, or checkpoint",
+        help="exported file, checkpoint (.pt, .pth) or demo; FILE@BACKEND runs an exported file on that engine; "
+        "speed is relative to the first artifact, or checkpoint",
     )
     add(
         "--reference",

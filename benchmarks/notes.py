@@ -56,10 +56,6 @@ def _name(subject: Measured) -> str:
     return subject.name if isinstance(subject, CheckpointReport) else subject.identity.name
 
 
-def _precision(subject: Measured) -> str:
-    return "float32" if isinstance(subject, CheckpointReport) else subject.identity.precision
-
-
 def _spread_notes(subject: Measured) -> Iterator[str]:
     spread = round_spread(subject.round_p50_ms)
     if spread > _ROUND_SPREAD:
@@ -82,15 +78,11 @@ def _flag_notes(artifact: ArtifactReport) -> Iterator[str]:
 
 
 def _speed_notes(subject: Measured, first: Measured) -> Iterator[str]:
-    """Lower precision that does not pay, and differences that the noise of the rounds could explain."""
+    """Differences that the noise of the rounds could explain."""
     noise = max(round_spread(subject.round_p50_ms), round_spread(first.round_p50_ms))
-    name, precision = _name(subject), _precision(subject)
-    within_noise = abs(subject.speed - 1) <= noise
-    if within_noise:
+    if abs(subject.speed - 1) <= noise:
         spread = f"rounds differ by {100 * noise:.1f} % themselves"
-        yield f"{name}: no difference in speed from {_name(first)} is shown, {spread}"
-    if precision != "float32" and _precision(first) == "float32" and (subject.speed < 1 or within_noise):
-        yield f"{name}: {precision} is not worth it here, {subject.speed:.2f}x the speed of {_name(first)}"
+        yield f"{_name(subject)}: no difference in speed from {_name(first)} is shown, {spread}"
 
 
 def _verdicts(report: BenchReport) -> str:

@@ -10,7 +10,7 @@ from yolopose.runtime.machine import Machine
 
 from .measure import Latency, Paired
 
-SCHEMA = "1.1"
+SCHEMA = "1.2"
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,17 @@ class Found:
 
 
 @dataclass(frozen=True)
+class APChange:
+    """Keypoint AP beside another file's on the same images, see ``yolopose.bootstrap``."""
+
+    against: str
+    difference: float  # 0..1; below 0: less than the other's
+    interval: tuple[float, float] | None  # 95 %, paired bootstrap over images; None for a single image
+    resamples: int
+    worst_image: str | None  # whose people lose most OKS to the labels; None where none loses
+
+
+@dataclass(frozen=True)
 class ArtifactReport:
     identity: Identity
     backend: dict[str, str]  # name, version, device
@@ -83,6 +94,7 @@ class ArtifactReport:
     found_evaluation: Found | None
     parity: dict[str, Any] | None  # export.parity.ParityReport
     ap: dict[str, Any] | None  # evaluation.KeypointAP
+    ap_change: APChange | None  # against the reference, without one against the run's first file
     samples_ms: dict[str, list[float]]
 
 
@@ -105,6 +117,7 @@ class CheckpointReport:
     found: Found
     found_evaluation: Found | None
     ap: dict[str, Any] | None
+    ap_change: APChange | None  # as of an artifact
     samples_ms: dict[str, list[float]]
 
 
@@ -112,7 +125,25 @@ Measured = ArtifactReport | CheckpointReport
 
 
 @dataclass(frozen=True)
+class SummaryRow:
+    """The figures that decide between files; made from the reports by ``summary.summary_rows``."""
+
+    file: str
+    backend: str  # engine, or "PyTorch"
+    precision: str  # it was computed in
+    bytes: int | None  # of the file; None for checkpoints
+    p50_ms: float  # of the public call
+    speed: float
+    ap: float | None
+    ap50: float | None
+    ap_change: APChange | None
+    mean_oks: float | None  # of the people matched with the reference's
+
+
+@dataclass(frozen=True)
 class BenchReport:
+    summary: tuple[SummaryRow, ...]
+    not_worth_it: tuple[str, ...]  # a sentence for each file whose reduced precision does not pay
     command: str
     created: str  # UTC, ISO 8601
     machine: Machine

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from yolopose.evaluation import Convention
+from yolopose.runtime.backends.base import BACKENDS
 
 DEMO = Path("demo")  # word for the demo network wherever weights are asked for; it is no file
 CHECKPOINT_SUFFIXES = (".pt", ".pth")
@@ -15,8 +16,25 @@ YAML_SUFFIXES = (".yaml", ".yml")
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
-def is_checkpoint(path: Path) -> bool:
+def split_backend(given: Path) -> tuple[Path, str | None]:
+    """``demo.onnx@openvino`` is demo.onnx run by that backend, unless there is a file of this very name.
+
+    Raises ValueError where neither there is such a file nor such a backend, but the file before the @ is there.
+    """
+    name, at, backend = given.name.rpartition("@")
+    if not at or not name or given.exists():
+        return given, None
+    path = given.with_name(name)
+    if backend in BACKENDS:
+        return path, backend
+    if path.exists():
+        raise ValueError(f"{given}: no such file, and {backend!r} is no backend; they are {', '.join(BACKENDS)}")
+    return given, None
+
+
+def is_checkpoint(given: Path) -> bool:
     """By name: weights for PyTorch or the demo network; any other file is taken for an artifact."""
+    path, _ = split_backend(given)
     return path == DEMO or path.suffix.lower() in CHECKPOINT_SUFFIXES
 
 
@@ -24,12 +42,12 @@ def is_checkpoint(path: Path) -> bool:
 class BenchSettings:
     """Validated in ``__post_init__``; raises ValueError naming the flag."""
 
-    files: tuple[Path, ...]  # artifacts and checkpoints
+    files: tuple[Path, ...]  # artifacts, which may name their backend (see split_backend), and checkpoints
     reference: Path | None = None  # checkpoint that the artifacts were made from, or DEMO
     data: Path | None = None  # labels, as yolopose.data.sources.open_labels takes them
     split: str = "val"  # of the YAML of a YOLO-pose folder: train, val or test
     images: Path | None = None  # folder; without it and without labels synthetic scenes are drawn
-    backend: str = "auto"
+    backend: str = "auto"  # of the artifacts that do not name their own
     device: str | None = None
     threads: int | None = None  # None: as the engine decides
     imgsz: tuple[int, int] | None = None  # (height, width) in pixels; None: as in each contract
@@ -47,6 +65,9 @@ class BenchSettings:
     def __post_init__(self) -> None:
         if not self.files:
             raise ValueError("no file was given")
+        for given in self.checkpoints:
+            if split_backend(given)[1] is not None:
+                raise ValueError(f"{given} names a backend, which is for artifacts: checkpoints run in PyTorch")
         if not self.artifacts:
             self._require_nothing_of_artifacts()
         if self.images is not None and self.data is not None and self.data.suffix.lower() in YAML_SUFFIXES:

@@ -11,7 +11,7 @@ from yolopose.runtime.contract_parts import NmsInfo
 from yolopose.runtime.skeleton import Skeleton
 
 from .child import RunChild
-from .settings import DEMO, BenchSettings, is_checkpoint
+from .settings import DEMO, BenchSettings, is_checkpoint, split_backend
 from .tasks import Opening, ReferenceTask
 
 
@@ -75,14 +75,15 @@ Subject = ArtifactSubject | CheckpointSubject
 
 def artifact_subjects(settings: BenchSettings) -> list[ArtifactSubject]:
     """Reads every contract; raises ArtifactError and its kin before anything is measured."""
-    return [_artifact(name, path, settings) for name, path in _named(settings) if not is_checkpoint(path)]
+    return [_artifact(name, given, settings) for name, given in _named(settings) if not is_checkpoint(given)]
 
 
-def _artifact(name: str, path: Path, settings: BenchSettings) -> ArtifactSubject:
+def _artifact(name: str, given: Path, settings: BenchSettings) -> ArtifactSubject:
+    path, backend = split_backend(given)
     contract = read_contract(path)
     opening = Opening(
         artifact=str(path.resolve()),
-        backend=settings.backend,
+        backend=settings.backend if backend is None else backend,
         device=settings.device,
         threads=settings.threads,
         imgsz=None if settings.imgsz is None else list(settings.imgsz),
@@ -121,7 +122,8 @@ def _named(settings: BenchSettings) -> list[tuple[str, Path]]:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """File names; where one appears again, with a number: the same file twice shows the noise of a run."""
+    """File names, with the backend where they name one; where one appears again, with a number: the same file twice
+    shows the noise of a run."""
     names: list[str] = []
     for path in paths:
         repeats = sum(other.name == path.name for other in paths[: len(names)])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from yolopose.runtime.machine import Machine
 
-from .measure import Latency, Paired
+from .cells import ms, number, paired, percent
+from .measure import Latency
 from .report import ArtifactReport, BenchReport, CheckpointReport, Found
+from .summary import summary_table
 from .table import Table
 
 _CONVENTIONS = {
@@ -17,8 +17,8 @@ _CONVENTIONS = {
 
 
 def tables(report: BenchReport) -> list[Table]:
-    """Those with something to show; checkpoints stand below artifacts, the reference comes last."""
-    found = [_latency_table(report)]
+    """The summary, then those with something to show; checkpoints stand below artifacts, the reference comes last."""
+    found = [summary_table(report), _latency_table(report)]
     if report.artifacts:
         found += [_overhead_table(report), _start_table(report)]
     found.append(_people_table(report))
@@ -30,43 +30,26 @@ def tables(report: BenchReport) -> list[Table]:
 
 
 def text(report: BenchReport) -> str:
-    parts = [table.text() for table in tables(report)]
-    parts.append(_machine_text(report))
+    summary, *others = [table.text() for table in tables(report)]
+    parts = [summary, "\n".join(report.not_worth_it), *others, _machine_text(report)]
     parts.append("\n".join(f"note: {note}" for note in report.notes))
     return "\n\n".join(part for part in parts if part)
 
 
 def markdown(report: BenchReport) -> str:
-    notes = [f"- {note}" for note in report.notes]
+    summary, *others = [table.markdown() for table in tables(report)]
     parts = [
         "# yolopose-bench",
         f"`{report.command}`",
-        *(["\n".join(notes)] if notes else []),
-        *(table.markdown() for table in tables(report)),
+        summary,
+        "\n".join(f"- {sentence}" for sentence in report.not_worth_it),
+        "\n".join(f"- note: {note}" for note in report.notes),
+        *others,
         "## Machine and conditions",
         _machine_text(report).replace("\n", "  \n"),
         "What each figure means: docs/benchmark.md.",
     ]
-    return "\n\n".join(parts) + "\n"
-
-
-def ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def _paired(figure: Paired | None) -> str:
-    """Median with its 95 % interval."""
-    if figure is None:
-        return "-"
-    return f"{100 * figure.median:.2f} % [{100 * figure.low:.2f}, {100 * figure.high:.2f}]"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _named(report: BenchReport) -> list[tuple[str, CheckpointReport]]:
@@ -106,11 +89,11 @@ def _overhead_table(report: BenchReport) -> Table:
             (
                 artifact.identity.name,
                 ms(artifact.latency["bare"].p50_ms if "bare" in artifact.latency else None),
-                _paired(overhead),
+                paired(overhead),
                 percent(overhead.p90 if overhead else None),
                 ms(network.artifact.p50_ms if network else None),
                 ms(network.network.p50_ms if network else None),
-                _paired(network.tail_share if network else None),
+                paired(network.tail_share if network else None),
             )
         )
     return Table(
@@ -185,8 +168,8 @@ def _parity_table(report: BenchReport) -> Table:
     for artifact in report.artifacts:
         parity = artifact.parity or {}
         counts = tuple(str(parity.get(key, "-")) for key in ("people", "matched", "missing", "extra", "borderline"))
-        figures = tuple(_number(parity.get(key)) for key in ("max_px", "mean_px", "max_score_deviation"))
-        oks = _number(parity.get("mean_oks"), 7)
+        figures = tuple(number(parity.get(key)) for key in ("max_px", "mean_px", "max_score_deviation"))
+        oks = number(parity.get("mean_oks"), 7)
         rows.append((artifact.identity.name, *counts, *figures, oks, str(parity.get("worst_image") or "-")))
     return Table(
         "Parity with the PyTorch reference",
@@ -207,7 +190,7 @@ def _ap_table(report: BenchReport) -> Table:
     for name, ap in named:
         ap = ap or {}
         counts = (str(ap.get("images", "-")), str(ap.get("people", "-")))
-        rows.append((name, *(_number(ap.get(key)) for key in keys), *counts))
+        rows.append((name, *(number(ap.get(key)) for key in keys), *counts))
     header = ("file", "AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "images", "people")
     legend = f"pycocotools on {_CONVENTIONS[report.evaluation_images]}; score above {_evaluation_score(report):g}"
     return Table("COCO keypoint AP", header, tuple(rows), legend)

@@ -129,17 +129,15 @@ class APDifference:
 
     def in_points(self) -> str:
         """In points of 100, e.g. ``24.25 -> 24.10 (-0.15, 95 % interval -0.41 to 0.09)``."""
-        return f"{100 * self.before:.2f} -> {100 * self.after:.2f} ({self.difference_in_points()})"
-
-    def difference_in_points(self) -> str:
         interval = ""
         if self.interval is not None:
-            interval = f", 95 % interval {_points(self.interval[0])} to {_points(self.interval[1])}"
-        return _points(self.difference) + interval
+            interval = f", 95 % interval {points(self.interval[0])} to {points(self.interval[1])}"
+        return f"{points(self.before)} -> {points(self.after)} ({points(self.difference)}{interval})"
 
 
-def _points(fraction: float) -> str:
-    return f"{round(100 * fraction, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
+def points(fraction: float) -> str:
+    """A figure of 0..1 in points of 100, without a "-0.00"."""
+    return f"{round(100 * fraction, 2) + 0.0:.2f}"
 
 
 def ap_difference(before: Matches, after: Matches, resamples: int = RESAMPLES, seed: int = 0) -> APDifference | None:

@@ -15,6 +15,7 @@ from yolopose.benchmarks.report import (
     NetworkBaseline,
     Start,
 )
+from yolopose.benchmarks.summary import not_worth_it, summary_rows
 from yolopose.runtime.machine import Machine
 
 MACHINE = Machine(
@@ -64,6 +65,7 @@ def artifact_figures(name: str = "a.onnx", precision: str = "float32", **changes
         found_evaluation=None,
         parity={"people": 20, "matched": 20, "missing": 0, "extra": 0, "borderline": 0, "max_px": 0.01},
         ap=None,
+        ap_change=None,
         samples_ms={"total": samples},
     )
     return dataclasses.replace(made, **changes)
@@ -86,6 +88,7 @@ def checkpoint_figures(name: str, **changes: Any) -> CheckpointReport:
         found=FOUND,
         found_evaluation=None,
         ap=None,
+        ap_change=None,
         samples_ms={"total": [30.0]},
     )
     return dataclasses.replace(made, **changes)
@@ -93,6 +96,8 @@ def checkpoint_figures(name: str, **changes: Any) -> CheckpointReport:
 
 def report_figures(*artifacts: ArtifactReport, **changes: Any) -> BenchReport:
     made = BenchReport(
+        summary=(),
+        not_worth_it=(),
         command="yolopose-bench a.onnx",
         created="2026-11-22T00:00:00+00:00",
         machine=MACHINE,
@@ -108,4 +113,6 @@ def report_figures(*artifacts: ArtifactReport, **changes: Any) -> BenchReport:
         reference=None,
         notes=(),
     )
-    return dataclasses.replace(made, **changes)
+    made = dataclasses.replace(made, **changes)
+    summary = summary_rows(made.artifacts, made.checkpoints, made.reference)
+    return dataclasses.replace(made, summary=summary, not_worth_it=tuple(not_worth_it(made.artifacts)))

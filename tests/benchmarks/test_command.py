@@ -46,12 +46,32 @@ def test_labels_add_average_precision(
 ) -> None:
     words = [str(artifact), "--images", str(photographs), "--data", str(labels), *QUICK]
     assert main([*words, "--json"]) == 0
-    (figures,) = json.loads(capsys.readouterr().out)["artifacts"]
+    document = json.loads(capsys.readouterr().out)
+    (figures,), (row,) = document["artifacts"], document["summary"]
+    assert (row["file"], row["backend"], row["precision"]) == ("dots.onnx", "onnxruntime", "float32")
+    assert (row["bytes"], row["ap50"]) == (artifact.stat().st_size, figures["ap"]["ap50"])
+    assert row["p50_ms"] == figures["latency"]["total"]["p50_ms"]
+    assert row["ap_change"] is None  # against itself
     assert figures["ap"]["ap50"] == pytest.approx(81 / 101)  # precision 1 at the recalls 0, .01 ... .80 of 101
     assert (figures["ap"]["images"], figures["ap"]["people"]) == (5, 5)
     assert (figures["found"]["score"], figures["found_evaluation"]["score"]) == (0.25, 0.001)
     assert main(words) == 0
     assert "COCO keypoint AP" in capsys.readouterr().out
+
+
+def test_one_file_on_two_backends_is_summed_up_first(
+    artifact: Path, photographs: Path, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(artifact), f"{artifact}@onnxruntime"]
+    assert main([*files, "--images", str(photographs), "--data", str(labels), *QUICK]) == 0
+    title, head, _, first, second, legend, *_ = capsys.readouterr().out.splitlines()
+    assert title == "Summary"
+    assert head.split("  ")[0] == "file"
+    assert first.split()[:3] == ["dots.onnx", "onnxruntime", "float32"]
+    assert first.split()[-1] == "-"
+    assert second.split()[:3] == ["dots.onnx@onnxruntime", "onnxruntime", "float32"]
+    assert second.endswith("0.00 [0.00, 0.00]")
+    assert "its difference to dots.onnx with the 95 % interval of a paired bootstrap over images" in legend
 
 
 def test_labels_of_another_skeleton_are_refused_before_measuring(

@@ -50,20 +50,11 @@ def test_what_an_artifact_shows_is_told(changes: dict[str, Any], expected: str) 
     assert expected in note
 
 
-@pytest.mark.parametrize(
-    ("precision", "speed", "expected"),
-    [
-        ("float16", 1.5, []),
-        ("float16", 0.86, ["float16 is not worth it here, 0.86x the speed of a.onnx"]),
-        ("int8", 1.01, ["no difference in speed from a.onnx is shown", "int8 is not worth it here, 1.01x"]),
-        ("float32", 0.5, []),
-        ("float32", 0.99, ["no difference in speed"]),
-    ],
-)
-def test_lower_precision_has_to_pay(precision: str, speed: float, expected: list[str]) -> None:
-    told = list(notes(report_figures(artifact_figures(), artifact_figures("b.onnx", precision, speed=speed))))
-    assert len(told) == len(expected)
-    assert all(part in note and note.startswith("b.onnx: ") for part, note in zip(expected, told, strict=True))
+@pytest.mark.parametrize(("speed", "shown"), [(1.5, True), (0.86, True), (1.01, False), (0.99, False)])
+def test_a_difference_smaller_than_the_noise_is_told(speed: float, shown: bool) -> None:
+    told = list(notes(report_figures(artifact_figures(), artifact_figures("b.onnx", speed=speed))))
+    noise = "b.onnx: no difference in speed from a.onnx is shown, rounds differ by 2.0 % themselves"
+    assert told == ([] if shown else [noise])
 
 
 def test_what_is_not_measured_of_a_checkpoint_is_told() -> None:

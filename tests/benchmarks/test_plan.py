@@ -127,3 +127,11 @@ def test_thresholds_and_size_come_from_the_contract_unless_asked_for(artifact: P
 def test_a_missing_artifact_fails_before_anything_is_measured(artifact: Path) -> None:
     with pytest.raises(ArtifactError, match=r"missing\.onnx"):
         artifact_subjects(BenchSettings((artifact, artifact.with_name("missing.onnx"))))
+
+
+def test_each_artifact_may_name_its_backend(artifact: Path) -> None:
+    named = artifact.with_name(f"{artifact.name}@onnxruntime")
+    plain, chosen = artifact_subjects(BenchSettings((artifact, named), backend="openvino"))
+    assert (plain.name, plain.opening.backend) == ("dots.onnx", "openvino")
+    assert (chosen.name, chosen.opening.backend) == ("dots.onnx@onnxruntime", "onnxruntime")
+    assert chosen.opening.artifact == plain.opening.artifact == str(artifact.resolve())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from yolopose.benchmarks.settings import DEMO, BenchSettings
+from yolopose.benchmarks.settings import DEMO, BenchSettings, split_backend
 
 FILES = (Path("a.onnx"),)
 
@@ -19,6 +19,7 @@ FILES = (Path("a.onnx"),)
         ({"evaluation_images": "some"}, "--evaluation-images must be one of"),
         ({"files": (DEMO,), "reference": DEMO}, "--reference is what artifacts are compared with"),
         ({"files": (DEMO,), "device": "cuda:0"}, "checkpoints run on the CPU"),
+        ({"files": (Path("best.pt@onnxruntime"),)}, "best.pt@onnxruntime names a backend, which is for artifacts"),
         ({"threads": 0}, "--threads must be at least 1, got 0"),
         ({"batch": 0}, "--batch must be at least 1"),
         ({"limit": 0}, "--limit must be at least 1"),
@@ -48,3 +49,23 @@ def test_checkpoints_are_known_by_their_names() -> None:
     settings = BenchSettings(tuple(map(Path, names)))
     assert settings.checkpoints == tuple(map(Path, ("best.pt", "demo", "B.PTH")))
     assert settings.artifacts == tuple(map(Path, ("a.onnx", "a.engine", "demo/demo.onnx", "weights/demo")))
+
+
+def test_a_file_may_name_its_backend(tmp_path: Path) -> None:
+    for given, file, backend in (
+        ("a.onnx", "a.onnx", None),
+        ("a.onnx@onnxruntime", "a.onnx", "onnxruntime"),
+        ("a.onnx@auto", "a.onnx", "auto"),
+        ("b@home.onnx", "b@home.onnx", None),
+        ("b@home.onnx@onnxruntime", "b@home.onnx", "onnxruntime"),
+        ("real.onnx@onnxruntime", "real.onnx@onnxruntime", None),  # there is a file of this name
+        ("@onnxruntime", "@onnxruntime", None),
+        ("absent.onnx@nonsense", "absent.onnx@nonsense", None),
+    ):
+        (tmp_path / "real.onnx@onnxruntime").touch()
+        assert split_backend(tmp_path / given) == (tmp_path / file, backend)
+    (tmp_path / "a.onnx").touch()
+    with pytest.raises(
+        ValueError, match=r"a\.onnx@nonsense: no such file, and 'nonsense' is no backend; they are auto"
+    ):
+        split_backend(tmp_path / "a.onnx@nonsense")

@@ -49,7 +49,8 @@ def test_a_row_must_fit_its_header() -> None:
 
 def test_tables_appear_where_there_is_something_to_show() -> None:
     titles = [table.title for table in tables(report_figures(artifact_figures(parity=None)))]
-    assert titles == ["Latency of one image, ms", "Baselines, ms", "Throughput, start and size", "People found"]
+    assert titles[:3] == ["Summary", "Latency of one image, ms", "Baselines, ms"]
+    assert titles[3:] == ["Throughput, start and size", "People found"]
     titles = [table.title for table in tables(full_report())]
     assert titles[-2:] == ["Parity with the PyTorch reference", "COCO keypoint AP"]
 
@@ -62,7 +63,7 @@ def test_checkpoints_alone_have_the_tables_that_apply_to_them() -> None:
         evaluation_images="with-people",
     )
     made = {table.title: table for table in tables(report)}
-    assert list(made) == ["Latency of one image, ms", "People found", "COCO keypoint AP"]
+    assert list(made) == ["Summary", "Latency of one image, ms", "People found", "COCO keypoint AP"]
     assert made["COCO keypoint AP"].header[1:7] == ("AP", "AP50", "AP75", "AP-M", "AP-L", "AR")
     assert made["COCO keypoint AP"].rows == (("best.pt (PyTorch)", "0.5", "0.8", "0.4", "-", "0.6", "0.7", "10", "12"),)
     assert "images with people alone (convention: with-people)" in made["COCO keypoint AP"].legend
@@ -96,7 +97,9 @@ def test_json_has_every_field_and_no_nan() -> None:
     report = full_report()
     document = to_json_values(report)
     again = json.loads(json.dumps(document, allow_nan=False))
-    assert again["schema"] == "1.1"
-    assert set(again) == {field.name for field in dataclasses.fields(report)}
+    assert again["schema"] == "1.2"
+    assert list(again) == [field.name for field in dataclasses.fields(report)]
+    assert next(iter(again)) == "summary"
+    assert again["summary"][1]["precision"] == "float16"
     assert again["artifacts"][0]["ap"]["ap_m"] is None
     assert len(again["artifacts"][0]["samples_ms"]["total"]) == 120

@@ -1,0 +1,76 @@
+"""What the AP of each file is compared with; the people are made up, nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yolopose.benchmarks.ap_changes import APChanges
+from yolopose.benchmarks.inputs import BenchImages, gather_images
+from yolopose.benchmarks.people_file import save_people
+from yolopose.benchmarks.plan import Plan
+from yolopose.benchmarks.settings import DEMO, BenchSettings
+from yolopose.benchmarks.subjects import CheckpointSubject, artifact_subjects
+from yolopose.runtime.result import PoseResult
+from yolopose.runtime.skeleton import COCO_17
+
+pytest.importorskip("pycocotools")
+
+SCORE = 0.001
+CHECKPOINT = CheckpointSubject("last.pt", Path("last.pt"), COCO_17, (64, 64), 0.25, 0.65, 100)
+
+
+def people(moved_px: float) -> list[PoseResult]:
+    """One person in each of the five pictures, beside its label."""
+    points = np.array([[[20.0 + k + moved_px, 30.0] for k in range(17)]])
+    return [PoseResult(np.zeros((1, 4)), [0.9], [0], points, np.ones((1, 17))) for _ in range(5)]
+
+
+@pytest.fixture
+def images(labels: Path, photographs: Path, tmp_path: Path) -> BenchImages:
+    return gather_images(BenchSettings((Path("a.onnx"),), data=labels, images=photographs), tmp_path, COCO_17)
+
+
+def test_against_the_first_file(artifact: Path, images: BenchImages, tmp_path: Path) -> None:
+    settings = BenchSettings((artifact, artifact))
+    first, second = artifact_subjects(settings)
+    plan = Plan(settings, [first, second], [CHECKPOINT], images, tmp_path)
+    worse = people(0.0)
+    worse[3] = PoseResult.empty(17)
+    for subject, found in ((first, people(0.0)), (second, worse), (CHECKPOINT, people(0.0))):
+        save_people(plan.people_file(subject, SCORE), found)
+    changes = APChanges(plan, images)
+    assert changes.of(first) is None
+    lost, same = changes.of(second), changes.of(CHECKPOINT)
+    assert lost is not None
+    assert (lost.against, lost.worst_image) == ("dots.onnx", "3.png")
+    assert lost.difference == pytest.approx(81 / 101 - 1)
+    assert lost.interval is not None
+    assert lost.interval[0] < lost.difference < lost.interval[1] == 0
+    assert same is not None
+    assert (same.difference, same.interval, same.worst_image) == (0.0, (0.0, 0.0), None)
+
+
+def test_against_the_reference(artifact: Path, images: BenchImages, tmp_path: Path) -> None:
+    settings = BenchSettings((artifact,), reference=DEMO)
+    (subject,) = artifact_subjects(settings)
+    plan = Plan(settings, [subject], [CHECKPOINT], images, tmp_path)
+    reference = plan.reference(subject)
+    assert reference is not None
+    save_people(plan.reference_file(reference, SCORE), people(0.0))
+    save_people(plan.people_file(subject, SCORE), people(12.0))
+    save_people(plan.people_file(CHECKPOINT, SCORE), people(0.0))
+    changes = APChanges(plan, images)
+    for each, sign in ((subject, -1), (CHECKPOINT, 0)):
+        change = changes.of(each)
+        assert change is not None
+        assert (change.against, np.sign(change.difference)) == ("demo", sign)
+
+
+def test_only_with_labels_and_checkpoints_may_stand_alone(images: BenchImages, tmp_path: Path) -> None:
+    settings = BenchSettings((Path("last.pt"),))
+    plan = Plan(settings, [], [CHECKPOINT], images, tmp_path)
+    assert APChanges(plan, images).of(CHECKPOINT) is None
+    assert APChanges(plan, BenchImages("five pictures", images.paths)).of(CHECKPOINT) is None
