@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.contract import NmsInfo
+from yolopose.runtime.contract_parts import TARGETS
 from yolopose.runtime.errors import BackendUnavailable
 from yolopose.runtime.skeleton import skeleton_from_json
 
@@ -34,7 +35,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="PATH", help="file ending in .onnx, or folder; default: beside the weights")
     add("--format", choices=("onnx", "engine"), default="onnx", help="engine (TensorRT) is not there yet")
     add("--fp16", action="store_true", help="float16 up to the prediction convolutions, float32 from there on")
-    add("--int8", action="store_true", help="not there yet")
+    add("--int8", action="store_true", help="8-bit integers up to the prediction convolutions, for one engine")
+    add(
+        "--target",
+        choices=[target for target in TARGETS if target != "any"],
+        help="engine that --int8 is for (default: cpu, ONNX Runtime on x86)",
+    )
     add(
         "--imgsz",
         type=int,
@@ -45,8 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", default="dynamic", metavar="dynamic|N", help="batch size: decided at run time, or fixed")
     add("--data", type=Path, metavar="JSON", help="COCO keypoint labels of --images: keypoint AP before and after")
     add("--images", type=Path, metavar="DIR", help="photographs to verify on; default: synthetic scenes")
-    add("--limit", type=int, default=64, metavar="N", help="verify on at most N images, evenly spread; 0: all")
-    add("--max-ap-drop", type=float, default=0.5, metavar="POINTS", help="keypoint AP that --fp16 may lose, of 100")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="verify on at most N images, evenly spread; 0: all (default: 64; all that --int8 does not use otherwise)",
+    )
+    add("--max-ap-drop", type=float, default=0.5, metavar="POINTS", help="keypoint AP that may be lost, of 100")
+    add("--calibration", type=Path, metavar="DIR", help="photographs to calibrate --int8 on; default: some of --images")
+    add("--search-minutes", type=float, default=10.0, metavar="N", help="of looking for layers that must stay float32")
+    add("--allow-unverified", action="store_true", help="accept int8 though the images cannot tell what it loses")
     defaults = NmsInfo()
     add("--score", type=float, default=defaults.score_threshold, help="default score threshold inside the file")
     add("--iou", type=float, default=defaults.iou_threshold, help="default IoU threshold inside the file")
@@ -59,15 +73,25 @@ def _parser() -> argparse.ArgumentParser:
 def _config(arguments: argparse.Namespace) -> ExportConfig:
     from .onnx_export import ShapeConfig
     from .pipeline import ExportConfig
+    from .quantization.build import Int8Config
 
-    if arguments.int8:
-        raise ValueError("--int8 is not there yet: this version writes float32 and, with --fp16, float16")
+    if arguments.int8 and arguments.fp16:
+        raise ValueError("--int8 and --fp16 exclude each other: a file has one precision")
+    if not arguments.int8:
+        for flag in ("target", "calibration", "allow_unverified"):
+            if getattr(arguments, flag):
+                raise ValueError(f"--{flag.replace('_', '-')} belongs to --int8")
     if arguments.format == "engine":
         raise ValueError("--format engine is not there yet: build a TensorRT plan from the .onnx with trtexec")
-    if arguments.limit < 0:
+    if arguments.limit is not None and arguments.limit < 0:
         raise ValueError(f"--limit must be 0 (all) or more, got {arguments.limit}")
     if not arguments.max_ap_drop >= 0:
         raise ValueError(f"--max-ap-drop must be 0 or more points, got {arguments.max_ap_drop}")
+    if not arguments.search_minutes >= 0:
+        raise ValueError(f"--search-minutes must be 0 or more, got {arguments.search_minutes}")
+    int8 = None
+    if arguments.int8:
+        int8 = Int8Config(arguments.target or "cpu", arguments.max_ap_drop, arguments.search_minutes)
     size, shape_hw = _size(arguments.imgsz)
     batch = None
     if arguments.batch != "dynamic":
@@ -79,6 +103,7 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         skeleton=None if arguments.skeleton is None else skeleton_from_json(arguments.skeleton),
         output=arguments.output,
         fp16=arguments.fp16,
+        int8=int8,
         size=size,
         shape=ShapeConfig(shape_hw, batch),
         nms=NmsInfo(
@@ -90,8 +115,10 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         ),
         data=arguments.data,
         images=arguments.images,
+        calibration=arguments.calibration,
         limit=arguments.limit,
         max_ap_drop=arguments.max_ap_drop,
+        allow_unverified=arguments.allow_unverified,
     )
 
 

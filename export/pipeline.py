@@ -13,16 +13,24 @@ import yolopose
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import Contract, InputInfo, ModelInfo, NmsInfo, PrecisionInfo, Provenance, Range
 from yolopose.runtime.errors import GateRefused
+from yolopose.runtime.images import evenly
 from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
+from .images import ExportImages, export_images
 from .onnx_export import MAX_SIZE, ShapeConfig, onnx_from_net
 from .passes import embed_contract, graph_sha256, simplify
 from .precision import to_float16
-from .verify import Progress, Verification, verification_images, verify
+from .quantization.build import CALIBRATION, Int8Config, Shares, kept_layers, share_out, to_int8
+from .quantization.report import write_sensitivity
+from .quantization.search import shortfall
+from .verify import Progress, Verification, verify
 
 MAX_BATCH = 64  # of a file with dynamic batch; longer lists are run in parts
+LIMIT = 64  # images that float32 and float16 are judged by
+INT8_SCENES = 2 * CALIBRATION + 64  # synthetic, where no photographs are named
+NEVER_REDUCED = ("prediction convolutions", "decode", "nms")
 _TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")
 
 
@@ -34,13 +42,16 @@ class ExportConfig:
     skeleton: Skeleton | None = None
     output: Path | None = None
     fp16: bool = False
+    int8: Int8Config | None = None
     size: int | None = None
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     nms: NmsInfo = field(default_factory=NmsInfo)
     data: Path | None = None
     images: Path | None = None
-    limit: int = 64
+    calibration: Path | None = None
+    limit: int | None = None
     max_ap_drop: float = 0.5
+    allow_unverified: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,8 @@ class Exported:
 def output_path(config: ExportConfig) -> Path:
     """Where the artifact goes: ``--output`` as a file or folder, else beside the weights (the demo's: here)."""
     weights = Path(config.weights)
-    name = f"{weights.stem}{'-fp16' if config.fp16 else ''}.onnx"
+    precision = f"-int8-{config.int8.target}" if config.int8 else "-fp16" if config.fp16 else ""
+    name = f"{weights.stem}{precision}.onnx"
     if config.output is None:
         return weights.with_name(name)
     if config.output.suffix == ".onnx":
@@ -72,40 +84,103 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
     target = output_path(config)
     net = yolopose.load(config.weights, skeleton=config.skeleton)
     given = input_info(net, config)
-    images = verification_images(config.data, config.images, net.skeleton, config.limit)
+    shares, images = _images(config, net)
     output_folder(target.parent)
     say(f"{config.weights}: {net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints")
     nms = replace(config.nms, class_aware=len(net.classes) > 1)
-    model, steps = _build(net, config, nms)
-    for step in steps:
-        say(step)
-    contract = _contract(net, model, config, given, nms)
-    # Under its own name only after it has been run and compared; the runtime reads .onnx, so the draft ends so.
-    draft = target.with_name(f".{target.stem[:200]}.{secrets.token_hex(4)}.draft.onnx")
-    try:
-        atomic_write(draft, embed_contract(model, contract))
-        result = verify(draft, net, images, exact=not config.fp16, max_ap_drop=config.max_ap_drop, progress=progress)
-    finally:
-        draft.unlink(missing_ok=True)
+    steps: list[str] = []
+
+    def step(text: str) -> None:
+        steps.append(text)
+        say(text)
+
+    model = _build(net, config, nms, step)
+    precision, missed = PrecisionInfo(), ""
+    if config.fp16:
+        precision = PrecisionInfo("float16", "float16", "any", NEVER_REDUCED)
+    elif config.int8 is not None and shares is not None:
+        step(f"int8 for {config.int8.target}: {_shares_told(shares)}")
+        journal = target.with_name(f".{target.stem[:200]}.search.json")
+        model, found = to_int8(model, shares, given, net.skeleton, config.int8, journal, say, progress)
+        write_sensitivity(target.with_suffix(".sensitivity.json"), found)
+        kept = kept_layers(found.plan)
+        step(f"{len(found.ranking) - len(kept)} of {len(found.ranking)} layers int8, {len(kept)} kept float32")
+        precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept))
+        missed = shortfall(found, config.max_ap_drop)
+    contract = _contract(net, model, given, nms, precision)
+    result = _verified(target, net, model, contract, images, config, progress)
     contract = replace(contract, parity=result.info)
     content = embed_contract(model, contract)
-    if result.info.verdict == "failed":
+    if refusal := missed or _refusal(result, config):
         rejected = atomic_write(target.with_name(target.name + ".rejected"), content)
-        raise GateRefused(f"{result.reason}; the artifact is kept as {rejected}")
+        raise GateRefused(f"{refusal}; the artifact is kept as {rejected}")
     atomic_write(target, content)
     return Exported(target, contract, result, images.source, tuple(steps))
 
 
-def _build(net: PoseNet, config: ExportConfig, nms: NmsInfo) -> tuple[onnx.ModelProto, list[str]]:
+def _images(config: ExportConfig, net: PoseNet) -> tuple[Shares | None, ExportImages]:
+    """For int8 what each image is for; and the images that the artifact is judged by."""
+    if config.int8 is None:
+        return None, export_images(
+            config.data, config.images, net.skeleton, LIMIT if config.limit is None else config.limit
+        )
+    every = export_images(config.data, config.images, net.skeleton, 0, scenes=INT8_SCENES)
+    calibration = None
+    if config.calibration is not None:
+        calibration = export_images(None, config.calibration, net.skeleton, CALIBRATION)
+    shares = share_out(every, calibration, config.int8.seed)
+    return shares, shares.report.part(evenly(len(shares.report), config.limit or 0))
+
+
+def _shares_told(shares: Shares) -> str:
+    calibration, search, report = shares.calibration, shares.search, shares.report
+    return (
+        f"calibrated on {len(calibration)} of {calibration.source}, searched with {len(search)} and judged by up to "
+        f"{len(report)} others of {report.source}"
+    )
+
+
+def _verified(
+    target: Path,
+    net: PoseNet,
+    model: onnx.ModelProto,
+    contract: Contract,
+    images: ExportImages,
+    config: ExportConfig,
+    progress: Progress,
+) -> Verification:
+    """Run it as an application would. What TensorRT would run computes the same in ONNX Runtime, only slower."""
+    if contract.precision.target == "tensorrt":
+        contract = replace(contract, precision=replace(contract.precision, target="any"))
+    # Under its own name only after it has been run and compared; the runtime reads .onnx, so the draft ends so.
+    draft = target.with_name(f".{target.stem[:200]}.{secrets.token_hex(4)}.draft.onnx")
+    exact = not config.fp16 and config.int8 is None
+    try:
+        atomic_write(draft, embed_contract(model, contract))
+        return verify(draft, net, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _refusal(result: Verification, config: ExportConfig) -> str:
+    """Why the artifact must not have the name that was asked for; empty where it may."""
+    if result.info.verdict == "failed":
+        return result.reason
+    if result.info.verdict == "unverified" and config.int8 is not None and not config.allow_unverified:
+        return f"int8 is not accepted unverified: {result.reason}; or accept it with --allow-unverified"
+    return ""
+
+
+def _build(net: PoseNet, config: ExportConfig, nms: NmsInfo, step: Callable[[str], None]) -> onnx.ModelProto:
     model = onnx_from_net(net, nms, config.shape)
-    steps = [f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}"]
+    step(f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}")
     model, simplified = simplify(model)
-    steps.append(simplified)
+    step(simplified)
     if config.fp16:
         kept = to_float16(model)
-        steps.append(f"float16 up to {len(kept)} prediction convolutions, which stay float32 with all behind them")
+        step(f"float16 up to {len(kept)} prediction convolutions, which stay float32 with all behind them")
     onnx.checker.check_model(model, full_check=True)
-    return model, steps
+    return model
 
 
 def input_info(net: PoseNet, config: ExportConfig) -> InputInfo:
@@ -127,10 +202,9 @@ def input_info(net: PoseNet, config: ExportConfig) -> InputInfo:
     )
 
 
-def _contract(net: PoseNet, model: onnx.ModelProto, config: ExportConfig, given: InputInfo, nms: NmsInfo) -> Contract:
-    precision = PrecisionInfo()
-    if config.fp16:
-        precision = PrecisionInfo("float16", "float16", "any", ("prediction convolutions", "decode", "nms"))
+def _contract(
+    net: PoseNet, model: onnx.ModelProto, given: InputInfo, nms: NmsInfo, precision: PrecisionInfo
+) -> Contract:
     versions = installed_versions()
     return Contract(
         model=ModelInfo(name=net.config.name, family=net.config.family, classes=tuple(net.classes)),

@@ -10,51 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper
+
+from .graph import body_nodes, data_inputs, drop_unused_initializers, prediction_convolutions
 
 FLOAT16_MAX = 65504.0
-# Float inputs that are parameters of the operator, float32 by its definition.
-_FLOAT32_PARAMETERS = {"Resize": (1, 2)}
-
-
-def prediction_convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Conv nodes behind which no other Conv comes, in graph order. Requires topologically sorted nodes."""
-    before_conv: set[str] = set()  # values from which a Conv can be reached
-    found: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):
-        reaches_conv = any(output in before_conv for output in node.output)
-        if node.op_type == "Conv" and not reaches_conv:
-            found.append(node)
-        if node.op_type == "Conv" or reaches_conv:
-            before_conv.update(node.input)
-    return found[::-1]
-
-
-def _float_values(model: onnx.ModelProto) -> set[str]:
-    """Names of all float32 values, initializers included."""
-    graph = shape_inference.infer_shapes(model).graph
-    values = {
-        v.name
-        for v in (*graph.input, *graph.value_info, *graph.output)
-        if v.type.tensor_type.elem_type == TensorProto.FLOAT
-    }
-    return values | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
-
-
-def _data_inputs(node: onnx.NodeProto) -> list[int]:
-    parameters = _FLOAT32_PARAMETERS.get(node.op_type, ())
-    return [i for i, name in enumerate(node.input) if name and i not in parameters]
-
-
-def _body(graph: onnx.GraphProto, predictions: list[onnx.NodeProto], floats: set[str]) -> list[onnx.NodeProto]:
-    """Nodes with float32 results that the prediction convolutions' data comes from, in graph order."""
-    needed = {node.input[0] for node in predictions}
-    body = []
-    for node in reversed(graph.node):
-        if any(output in needed for output in node.output):
-            body.append(node)
-            needed.update(node.input[i] for i in _data_inputs(node) if node.input[i] in floats)
-    return body[::-1]
 
 
 def _half(initializer: onnx.TensorProto, name: str) -> onnx.TensorProto:
@@ -77,15 +37,14 @@ def to_float16(model: onnx.ModelProto) -> list[str]:
     predictions = prediction_convolutions(graph)
     if not predictions:
         raise ValueError("the graph has no convolution: there is nothing to turn into float16")
-    floats = _float_values(model)
-    body = _body(graph, predictions, floats)
+    body = body_nodes(model, predictions)
     initializers = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     halves: dict[str, onnx.TensorProto] = {}
     for node in body:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to":
                 attribute.i = TensorProto.FLOAT16
-        for i in _data_inputs(node):
+        for i in data_inputs(node):
             tensor = initializers.get(node.input[i])
             if tensor is not None:
                 name = f"{tensor.name}_float16"
@@ -93,7 +52,7 @@ def to_float16(model: onnx.ModelProto) -> list[str]:
                 node.input[i] = name
     graph.initializer.extend(halves.values())
     _cast_at_the_border(graph, {output for node in body for output in node.output})
-    _drop_unused_initializers(graph)
+    drop_unused_initializers(graph)
     return [node.name for node in predictions]
 
 
@@ -114,10 +73,3 @@ def _cast_at_the_border(graph: onnx.GraphProto, halves: set[str]) -> None:
         ordered.extend(casts[output] for output in node.output if output in casts)
     del graph.node[:]
     graph.node.extend(ordered)
-
-
-def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from yolopose.bootstrap import APDifference, Matches, ap_difference, match_people
-from yolopose.data.coco import CocoKeypoints, read_coco
-from yolopose.data.synthetic import SyntheticScenes
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import ParityInfo
 from yolopose.runtime.estimator import PoseEstimator
-from yolopose.runtime.images import evenly, list_images, read_image, readable
 from yolopose.runtime.machine import installed_versions, machine_now
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
+from .images import ExportImages
 from .parity import ParityReport, compare_people
 
 FLOAT32_PX = 0.05  # float32 may differ by no more: rounding alone
@@ -29,48 +25,9 @@ MIN_AP = 0.01  # keypoint AP of the reference under which a drop means nothing
 MIN_OKS = 0.99  # mean OKS with the reference that reduced precision must keep where there are no labels
 MAX_LOST = 0.02  # and the share of people that may be lost or invented
 AP_SCORE = 0.01  # keypoint AP wants the weak candidates too; lower only adds candidates beyond C
-SYNTHETIC_SCENES = 24
 CHUNK = 4  # images at a time, so that batches are verified as well
 
 Progress = Callable[[Iterable[int], int, str], Iterable[int]]
-
-
-@dataclass(frozen=True)
-class VerificationImages:
-    """What artifact and reference are compared on; ``labels`` is None without annotations."""
-
-    source: str
-    names: tuple[str, ...]
-    read: Callable[[int], np.ndarray]
-    labels: CocoKeypoints | None = None
-    image_ids: tuple[int, ...] = ()
-
-
-def verification_images(data: Path | None, images: Path | None, skeleton: Skeleton, limit: int) -> VerificationImages:
-    """Labelled images (``data``, ``images``), photographs alone (``images``), or synthetic scenes; ``limit`` 0: all.
-
-    A limit takes images evenly spread over the set, so that a sorted folder is not judged by its beginning.
-    """
-    if data is not None:
-        if images is None:
-            raise ValueError("--data names labels: --images must name the folder of the images")
-        labels = read_coco(data, images, skeleton)
-        every = list(labels.images.values())
-        chosen = [every[i] for i in evenly(len(every), limit)]
-        paths = [image.path for image in chosen]
-        ids = tuple(image.id for image in chosen)
-        return VerificationImages(str(data.name), _names(paths), lambda i: read_image(paths[i]), labels, ids)
-    if images is not None:
-        files = list_images(images)
-        paths = [files[i] for i in evenly(len(files), limit)]
-        return VerificationImages(images.name, _names(paths), lambda i: read_image(paths[i]))
-    count = min(SYNTHETIC_SCENES, limit or SYNTHETIC_SCENES)
-    scenes = SyntheticScenes(count, seed=0)
-    return VerificationImages("synthetic scenes", tuple(f"scene {i}" for i in range(count)), lambda i: scenes[i].image)
-
-
-def _names(paths: Sequence[Path]) -> tuple[str, ...]:
-    return tuple(readable(path.name) for path in paths)
 
 
 @dataclass(frozen=True)
@@ -85,7 +42,7 @@ class Verification:
 
 
 def verify(
-    artifact: Path, net: PoseNet, images: VerificationImages, *, exact: bool, max_ap_drop: float, progress: Progress
+    artifact: Path, net: PoseNet, images: ExportImages, *, exact: bool, max_ap_drop: float, progress: Progress
 ) -> Verification:
     """Compare the artifact with the reference on ``images``.
 
@@ -152,30 +109,26 @@ def _digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _run_reference(
-    reference: ReferenceEstimator, images: VerificationImages, progress: Progress
-) -> Iterator[PoseResult]:
+def _run_reference(reference: ReferenceEstimator, images: ExportImages, progress: Progress) -> Iterator[PoseResult]:
     count = len(images.names)
     for i in progress(range(count), count, f"PyTorch at score {reference.score_threshold:.3g}"):
         yield reference.one(images.read(i))
 
 
-def _run_artifact(
-    artifact: Path, images: VerificationImages, threshold: float, progress: Progress
-) -> Iterator[PoseResult]:
+def _run_artifact(artifact: Path, images: ExportImages, threshold: float, progress: Progress) -> Iterator[PoseResult]:
     count = len(images.names)
     with PoseEstimator(artifact, score_threshold=threshold) as estimate:
         for start in progress(range(0, count, CHUNK), -(-count // CHUNK), f"artifact at score {threshold:.3g}"):
             yield from estimate([images.read(i) for i in range(start, min(start + CHUNK, count))])
 
 
-def _matches(people: Iterable[PoseResult], images: VerificationImages, skeleton: Skeleton) -> Matches:
+def _matches(people: Iterable[PoseResult], images: ExportImages, skeleton: Skeleton) -> Matches:
     assert images.labels is not None
     by_id = dict(zip(images.image_ids, people, strict=True))
     return match_people(by_id, images.labels, skeleton, image_ids=images.image_ids)
 
 
-def _worst_by_labels(ap: APDifference, images: VerificationImages) -> str | None:
+def _worst_by_labels(ap: APDifference, images: ExportImages) -> str | None:
     """Name of the image whose people lose most OKS to the labels, None where none loses."""
     return None if ap.worst_image is None else images.names[images.image_ids.index(ap.worst_image)]
 

@@ -139,6 +139,7 @@ def test_only_pipeline_joins_the_steps_of_export() -> None:
         "yolopose.export.onnx_export",
         "yolopose.export.passes",
         "yolopose.export.precision",
+        "yolopose.export.quantization.build",
         "yolopose.export.verify",
     }
     for source, target, _, _ in EDGES:

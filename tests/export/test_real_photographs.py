@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import yolopose
-from yolopose.export.verify import Verification, verification_images, verify
+from yolopose.export.images import export_images
+from yolopose.export.verify import Verification, verify
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +20,7 @@ def silent(items: Iterable[int], total: int, label: str) -> Iterable[int]:
 
 def verified(artifact: Path, checkpoint: Path, data: Path | None, images: Path, *, exact: bool) -> Verification:
     net = yolopose.load(checkpoint)
-    chosen = verification_images(data, images, net.skeleton, 0)
+    chosen = export_images(data, images, net.skeleton, 0)
     return verify(artifact, net, chosen, exact=exact, max_ap_drop=0.1, progress=silent)
 
 

@@ -1,0 +1,118 @@
+"""A float32 graph -> the int8 graph of one engine: calibrate, plan, rank, search."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from yolopose.runtime.contract import InputInfo
+from yolopose.runtime.skeleton import Skeleton
+
+from ..images import ExportImages
+from .calibration import collect
+from .journal import Journal
+from .layers import find_body
+from .plan import Plan, Target, make_plan, tensors_to_sample
+from .qdq import quantize
+from .search import Found, Progress, rank, search
+from .trials import Trials, letterboxed
+
+CALIBRATION = 64  # images
+MIN_SHARE = 16  # images that calibration, search and report need each
+MOST_SEARCHED = 256
+
+
+@dataclass(frozen=True)
+class Int8Config:
+    target: Target
+    max_ap_drop: float = 0.5  # points
+    search_minutes: float = 10.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Images for three purposes, no image for two: what a plan was fitted to cannot tell how good it is."""
+
+    calibration: ExportImages
+    search: ExportImages
+    report: ExportImages
+
+
+def share_out(images: ExportImages, calibration: ExportImages | None, seed: int) -> Shares:
+    """At random by ``seed``: 64 images (or a third) to calibrate unless others are given for that, of the rest one half
+    to search with, at most 256, and the other to report on. ValueError where there are too few."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    own = 0 if calibration is not None else min(CALIBRATION, len(images) // 3)
+    searched = min(MOST_SEARCHED, (len(images) - own) // 2)
+    shares = (
+        calibration if calibration is not None else images.part(sorted(order[:own].tolist())),
+        images.part(sorted(order[own : own + searched].tolist())),
+        images.part(sorted(order[own + searched :].tolist())),
+    )
+    parts = 2 if calibration is not None else 3
+    for purpose, share in zip(("calibrate on", "search with", "report on"), shares, strict=True):
+        if len(share) < MIN_SHARE:
+            raise ValueError(
+                f"int8 needs at least {MIN_SHARE} images to {purpose}, none of them used twice, so {parts * MIN_SHARE} "
+                f"in all (better {CALIBRATION} and some hundreds); {images.source} has {len(images)}"
+                + (f", {calibration.source} {len(calibration)}" if calibration is not None else "")
+                + ": name more, or none to use synthetic scenes"
+            )
+    return Shares(*shares)
+
+
+def to_int8(
+    model: onnx.ModelProto,
+    shares: Shares,
+    given: InputInfo,
+    skeleton: Skeleton,
+    config: Int8Config,
+    journal: Path,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> tuple[onnx.ModelProto, Found]:
+    """The int8 graph, and what the search found: ``met`` says whether the budget holds on the search's images.
+
+    journal: file that an interrupted search goes on from; it is removed at the end. ValueError for a graph that cannot
+    become int8, ArtifactError for values that are not finite.
+    """
+    deadline = time.monotonic() + 60 * config.search_minutes
+    body = find_body(model)
+    tensors = tensors_to_sample(body, config.target)
+    frames = [frame for frame, _ in letterboxed(shares.calibration, given)]
+    count = len(frames)
+    each = (frames[i] for i in progress(range(count), count, "calibration"))
+    samples = collect(model, tensors, each, config.seed)
+
+    def tick(names: Sequence[str]) -> Iterable[str]:
+        return (names[i] for i in progress(range(len(names)), len(names), "ranges of tensors"))
+
+    plan = make_plan(body, samples, config.target, tick)
+    del samples
+    trials = Trials(model, shares.search, given, skeleton)
+    notes = Journal(journal, _key(model, config, frames, trials))
+    ranking = rank(plan, model, trials, notes, progress)
+    found = search(plan, model, trials, ranking, config.max_ap_drop, notes, say, deadline)
+    notes.remove()
+    return quantize(model, found.plan), found
+
+
+def _key(model: onnx.ModelProto, config: Int8Config, frames: Sequence[np.ndarray], trials: Trials) -> str:
+    """Of everything that decides the answers, but the budget and the time, which only decide what is asked."""
+    digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
+    digest.update(f"{config.target} {config.seed}".encode())
+    for frame in (*frames, *(frame for frame, _ in trials.frames)):
+        digest.update(frame.tobytes())
+    return digest.hexdigest()
+
+
+def kept_layers(plan: Plan) -> tuple[str, ...]:
+    """Names of the layers that stay float32, in graph order."""
+    return tuple(layer.name for layer in plan.body.layers if layer.name in plan.kept)

@@ -1,0 +1,109 @@
+"""What a graph loses against the float32 one on the images of the search: in poses, and in keypoint AP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from yolopose.bootstrap import match_people
+from yolopose.runtime.contract import InputInfo
+from yolopose.runtime.letterbox import Placement, as_bgr_image, letterbox
+from yolopose.runtime.result import PoseResult
+from yolopose.runtime.skeleton import Skeleton
+
+from ..images import ExportImages
+from .calibration import feed, open_session
+from .poses import Change, change, pose_loss, signed
+
+SCORE = 0.01  # keypoint AP wants the weak candidates too
+DRAWS = 16
+IOU, NO_SUPPRESSION = 0.65, 1.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """pose_loss: 1 - mean OKS with float32. drop, error: points of keypoint AP that this costs, and the standard error
+    of that mean over draws; None where there are no labels."""
+
+    pose_loss: float
+    drop: float | None = None
+    error: float | None = None
+
+
+class Trials:
+    """Runs graphs with the contract's inputs and outputs on ONNX Runtime's CPU provider, image by image."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        images: ExportImages,
+        given: InputInfo,
+        skeleton: Skeleton,
+        threads: int | None = None,
+    ) -> None:
+        self.images, self.skeleton, self.threads = images, skeleton, threads
+        self.frames = letterboxed(images, given)
+        self._expected = self._people(model, len(self.frames), IOU)
+        self._ap = self._ap_of(self._expected)
+
+    def loss(self, model: onnx.ModelProto, count: int) -> float:
+        """``pose_loss`` on the first ``count`` images."""
+        return pose_loss(self._expected[:count], self._changes(model, count))
+
+    def run(self, model: onnx.ModelProto) -> Trial:
+        """All images; where they are labelled also the keypoint AP that the changes of poses and scores cost."""
+        changes = self._changes(model, len(self.frames))
+        loss = pose_loss(self._expected, changes)
+        if self._ap is None:
+            return Trial(loss)
+        drops = []
+        for draw in range(DRAWS):
+            rng = np.random.default_rng(draw)
+            pairs = zip(self._expected, changes, strict=True)
+            ap = self._ap_of([signed(people, moved, rng) for people, moved in pairs])
+            assert ap is not None
+            drops.append(100 * (self._ap - ap))
+        return Trial(loss, float(np.mean(drops)), float(np.std(drops, ddof=1) / DRAWS**0.5))
+
+    def _changes(self, model: onnx.ModelProto, count: int) -> list[Change]:
+        found = self._people(model, count, NO_SUPPRESSION)
+        return [change(*pair, self.skeleton) for pair in zip(self._expected[:count], found, strict=True)]
+
+    def _people(self, model: onnx.ModelProto, count: int, iou_threshold: float) -> list[PoseResult]:
+        """People of the first ``count`` images at score 0.01, in pixels of the images."""
+        session = open_session(model, self.threads)
+        return [
+            _in_image(session.run(None, feed(frame, SCORE, iou_threshold)), placement)
+            for frame, placement in self.frames[:count]
+        ]
+
+    def _ap_of(self, people: list[PoseResult]) -> float | None:
+        if self.images.labels is None:
+            return None
+        by_id = dict(zip(self.images.image_ids, people, strict=True))
+        return match_people(by_id, self.images.labels, self.skeleton, image_ids=self.images.image_ids).ap()
+
+
+def letterboxed(images: ExportImages, given: InputInfo) -> list[tuple[np.ndarray, Placement]]:
+    """Each image as the runtime gives it to the artifact: (h, w, 3) uint8, and where the image lies in it."""
+    shape_hw = given.height.opt, given.width.opt
+    return [
+        letterbox(as_bgr_image(images.read(i)), shape_hw, pad_value=given.pad_value, pad_side=given.pad_side)
+        for i in range(len(images))
+    ]
+
+
+def _in_image(outputs: list[np.ndarray], placement: Placement) -> PoseResult:
+    count, boxes, scores, labels, keypoints, candidates, flags = (output[0] for output in outputs)
+    n = int(count)
+    return PoseResult(
+        boxes=placement.boxes_to_image(boxes[:n]),
+        scores=scores[:n],
+        labels=labels[:n],
+        keypoints=placement.to_image(keypoints[:n, :, :2]),
+        keypoint_scores=keypoints[:n, :, 2],
+        num_candidates=int(candidates),
+        flags=int(flags),
+    )

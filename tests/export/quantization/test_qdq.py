@@ -1,0 +1,163 @@
+"""The int8 graph of each engine: what is rounded where, what never is, and that it computes what the float one does."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from yolopose.export.graph import prediction_convolutions
+from yolopose.export.quantization.calibration import collect, feed, open_session
+from yolopose.export.quantization.layers import find_body
+from yolopose.export.quantization.plan import TARGETS, Plan, Target, make_plan, tensors_to_sample
+from yolopose.export.quantization.qdq import quantize
+
+from .graphs import pictures, small_graph
+
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+
+
+def plan_for(model: onnx.ModelProto, target: Target) -> Plan:
+    body = find_body(model)
+    samples = collect(model, tensors_to_sample(body, target), pictures(24))
+    return make_plan(body, samples, target, lambda names: names)
+
+
+def outputs(model: onnx.ModelProto, images: list[np.ndarray]) -> np.ndarray:
+    session = open_session(model, threads=1)
+    return np.stack([np.stack(session.run(None, feed(image))) for image in images])
+
+
+def operators(model: onnx.ModelProto) -> collections.Counter[str]:
+    return collections.Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_computes_what_the_float_graph_does(target: Target) -> None:
+    model = small_graph()
+    untouched = model.SerializeToString()
+    rounded = quantize(model, plan_for(model, target))
+    assert model.SerializeToString() == untouched
+    assert [v.name for v in rounded.graph.output] == ["boxes", "points"]
+    images = pictures(8, seed=9)
+    before, after = outputs(model, images), outputs(rounded, images)
+    assert not np.array_equal(before, after)
+    assert np.abs(before - after).mean() < 0.05 * before.std()  # a graph of random weights, where errors grow
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_keeping_every_layer_leaves_the_float_graph(target: Target) -> None:
+    model = small_graph()
+    plan = plan_for(model, target)
+    kept = quantize(model, plan.keeping(layer.name for layer in plan.body.layers))
+    assert not any(node.op_type in ROUNDING for node in kept.graph.node)
+    images = pictures(4, seed=9)
+    np.testing.assert_array_equal(outputs(model, images), outputs(kept, images))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_from_the_prediction_convolutions_on_is_rounded(target: Target) -> None:
+    model = small_graph()
+    rounded = quantize(model, plan_for(model, target))
+    behind = {output for node in prediction_convolutions(rounded.graph) for output in node.output}
+    for node in rounded.graph.node:
+        if node.op_type in ROUNDING:
+            assert not behind & set(node.input)
+        if behind & set(node.input):
+            behind.update(node.output)
+    predictions = prediction_convolutions(rounded.graph)
+    assert [node.input[1] for node in predictions] == ["predict_boxes.weight", "predict_points.weight"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_kept_layer_is_computed_in_floating_point(target: Target) -> None:
+    model = small_graph()
+    plan = plan_for(model, target)
+    rounded = quantize(model, plan.keeping(["inner"]))
+    convolutions = {node.name: node for node in rounded.graph.node if node.op_type == "Conv"}
+    assert convolutions["inner"].input[1] == "inner.weight"
+    assert convolutions["stem"].input[1] == "stem.weight_rounded"
+    quantized = {node.input[0] for node in rounded.graph.node if node.op_type == "QuantizeLinear"}
+    assert "inner_out" not in quantized
+
+
+def test_onnxruntime_fuses_every_layer_into_integer_kernels(tmp_path: Path) -> None:
+    model = small_graph()
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    content = quantize(model, plan_for(model, "cpu")).SerializeToString()
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    found = operators(onnx.load(tmp_path / "optimized.onnx"))
+    assert found["QLinearConv"] == 4
+    assert found["QLinearSigmoid"] == 3
+    assert found["QLinearMul"] == 3
+    assert found["QLinearAdd"] == 1
+    assert found["QLinearConcat"] == 1
+    # What is left in floating point are the two prediction convolutions and the activation in front of them.
+    assert sum(found[kind] for kind in ("Conv", "FusedConv")) == 2
+
+
+def test_tensorrt_wants_symmetric_integers_and_floating_bias() -> None:
+    model = small_graph()
+    plan = plan_for(model, "tensorrt")
+    rounded = quantize(model, plan)
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in rounded.graph.initializer}
+    for node in rounded.graph.node:
+        if node.op_type in ROUNDING:
+            zero = held[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+    for node in rounded.graph.node:
+        if node.op_type == "Conv":
+            assert held[node.input[2]].dtype == np.float32
+            assert node.input[1].endswith("_rounded") == (not node.name.startswith("predict"))
+    addition = next(node for node in rounded.graph.node if node.op_type == "Add")
+    assert all(name.endswith("_rounded") for name in addition.input)
+    around_concat = [plan.grid(name).scale for name in ("joined", "depthwise_out_silu") if name in plan.choices]
+    assert len(set(around_concat)) == 1
+
+
+def test_openvino_gets_rounded_inputs_of_convolutions_alone() -> None:
+    model = small_graph()
+    rounded = quantize(model, plan_for(model, "openvino"))
+    readers = collections.defaultdict(set)
+    for node in rounded.graph.node:
+        for name in node.input:
+            readers[name].add(node.op_type)
+    for node in rounded.graph.node:
+        if node.op_type == "DequantizeLinear":
+            assert readers[node.output[0]] == {"Conv"}
+
+
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    made = [quantize(small_graph(), plan_for(small_graph(), "cpu")).SerializeToString() for _ in range(2)]
+    assert made[0] == made[1]
+
+
+def test_nodes_without_names_are_as_good() -> None:
+    named, unnamed = small_graph(), small_graph(name_nodes=False)
+    images = pictures(2, seed=9)
+    one, other = (outputs(quantize(model, plan_for(model, "cpu")), images) for model in (named, unnamed))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_what_cannot_become_int8_is_refused() -> None:
+    model = small_graph()
+    rounded = quantize(model, plan_for(model, "cpu"))
+    with pytest.raises(ValueError, match="quantized already"):
+        find_body(rounded)
+    broken = small_graph()
+    weight = next(tensor for tensor in broken.graph.initializer if tensor.name == "inner.weight")
+    weight.CopyFrom(numpy_helper.from_array(np.full((8, 8, 3, 3), np.nan, np.float32), "inner.weight"))
+    with pytest.raises(ValueError, match=r"inner\.weight.*not finite"):
+        find_body(broken)
+    half = small_graph()
+    half.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float16), "half"))
+    with pytest.raises(ValueError, match="float16 already"):
+        find_body(half)
