@@ -14,6 +14,7 @@ import onnx
 from yolopose.runtime.contract import InputInfo
 from yolopose.runtime.skeleton import Skeleton
 
+from ..graph_run import letterboxed
 from ..images import ExportImages
 from .calibration import collect
 from .journal import Journal
@@ -21,7 +22,7 @@ from .layers import find_body
 from .plan import Plan, Target, make_plan, tensors_to_sample
 from .qdq import quantize
 from .search import Found, Progress, rank, search
-from .trials import Trials, letterboxed
+from .trials import Trials
 
 CALIBRATION = 64  # images
 MIN_SHARE = 16  # images that calibration, search and report need each
@@ -89,7 +90,7 @@ def to_int8(
     frames = [frame for frame, _ in letterboxed(shares.calibration, given)]
     count = len(frames)
     each = (frames[i] for i in progress(range(count), count, "calibration"))
-    samples = collect(model, tensors, each, config.seed)
+    samples = collect(model, tensors, each, config.seed, rows=given.batch.min)
 
     def tick(names: Sequence[str]) -> Iterable[str]:
         return (names[i] for i in progress(range(len(names)), len(names), "ranges of tensors"))

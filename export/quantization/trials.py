@@ -9,12 +9,12 @@ import onnx
 
 from yolopose.bootstrap import match_people
 from yolopose.runtime.contract import InputInfo
-from yolopose.runtime.letterbox import Placement, as_bgr_image, letterbox
+from yolopose.runtime.letterbox import Placement
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
+from ..graph_run import feed, letterboxed, open_session
 from ..images import ExportImages
-from .calibration import feed, open_session
 from .poses import Change, change, pose_loss, signed
 
 SCORE = 0.01  # keypoint AP wants the weak candidates too
@@ -44,6 +44,7 @@ class Trials:
         threads: int | None = None,
     ) -> None:
         self.images, self.skeleton, self.threads = images, skeleton, threads
+        self.rows = given.batch.min
         self.frames = letterboxed(images, given)
         self._expected = self._people(model, len(self.frames), IOU)
         self._ap = self._ap_of(self._expected)
@@ -75,7 +76,7 @@ class Trials:
         """People of the first ``count`` images at score 0.01, in pixels of the images."""
         session = open_session(model, self.threads)
         return [
-            _in_image(session.run(None, feed(frame, SCORE, iou_threshold)), placement)
+            _in_image(session.run(None, feed(frame, SCORE, iou_threshold, self.rows)), placement)
             for frame, placement in self.frames[:count]
         ]
 
@@ -84,15 +85,6 @@ class Trials:
             return None
         by_id = dict(zip(self.images.image_ids, people, strict=True))
         return match_people(by_id, self.images.labels, self.skeleton, image_ids=self.images.image_ids).ap()
-
-
-def letterboxed(images: ExportImages, given: InputInfo) -> list[tuple[np.ndarray, Placement]]:
-    """Each image as the runtime gives it to the artifact: (h, w, 3) uint8, and where the image lies in it."""
-    shape_hw = given.height.opt, given.width.opt
-    return [
-        letterbox(as_bgr_image(images.read(i)), shape_hw, pad_value=given.pad_value, pad_side=given.pad_side)
-        for i in range(len(images))
-    ]
 
 
 def _in_image(outputs: list[np.ndarray], placement: Placement) -> PoseResult:

@@ -136,7 +136,10 @@ def test_what_fails_the_gate_is_kept_aside(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--weights", "{tiny}", "--int8"], 2, "--int8 is not there yet"),
+        (["--weights", "{tiny}", "--int8", "--fp16"], 2, "--int8 and --fp16 exclude each other"),
+        (["--weights", "{tiny}", "--target", "cpu"], 2, "--target belongs to --int8"),
+        (["--weights", "{tiny}", "--int8", "--search-minutes", "nan"], 2, "--search-minutes must be 0 or more"),
+        (["--weights", "{tiny}", "--int8", "--images", "{folder}/few"], 2, "at least 16 images to calibrate on"),
         (["--weights", "{tiny}", "--format", "engine"], 2, "--format engine is not there yet"),
         (["--weights", "{tiny}", "--format", "coreml"], 2, "invalid choice"),
         (["--weights", "{tiny}", "--frobnicate"], 2, "--frobnicate"),
@@ -167,6 +170,9 @@ def test_bad_input(
 ) -> None:
     (tmp_path / "empty.pt").touch()
     (tmp_path / "text.pt").write_text("these are no weights\n")
+    (tmp_path / "few").mkdir()
+    for i in range(5):
+        cv2.imwrite(str(tmp_path / "few" / f"{i}.png"), np.zeros((8, 8, 3), np.uint8))
     filled = [word.format(tiny=tiny_weights, folder=tmp_path) for word in words]
     if "--output" not in filled:
         filled += ["--output", str(tmp_path / "out")]

@@ -8,7 +8,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from yolopose.export.precision import FLOAT16_MAX, prediction_convolutions, to_float16
+from yolopose.export.graph import prediction_convolutions
+from yolopose.export.graph_run import feed, open_session, with_outputs
+from yolopose.export.precision import FLOAT16_MAX, out_of_range, rounded_to_float16, to_float16
+from yolopose.runtime.errors import ArtifactError
+
+from .quantization.graphs import pictures, small_graph
 
 
 def graph(weight: float = 0.5) -> onnx.ModelProto:
@@ -89,3 +94,68 @@ def test_graph_without_convolution_is_refused() -> None:
     model.graph.node.append(helper.make_node("Cast", ["images"], ["level"], to=TensorProto.FLOAT))
     with pytest.raises(ValueError, match="no convolution"):
         to_float16(model)
+
+
+def outputs(model: onnx.ModelProto) -> list[np.ndarray]:
+    session = open_session(model)
+    return [value for image in pictures(2, seed=9) for value in session.run(None, feed(image))]
+
+
+def loud_graph() -> onnx.ModelProto:
+    """A small graph whose layer "inner" writes values beyond float16, which "depthwise" makes small again."""
+    model = small_graph()
+    for tensor in model.graph.initializer:
+        factor = {"inner.weight": 1e4, "depthwise.weight": 1e-4}.get(tensor.name)
+        if factor:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    return model
+
+
+def test_nodes_with_values_beyond_float16_stay_float32() -> None:
+    expected = outputs(loud_graph())
+    mended = loud_graph()
+    large = out_of_range(mended, pictures(8))
+    assert {"inner", "inner_out_mul", "residual", "depthwise"} <= set(large)
+    assert "stem" not in large
+    assert "last" not in large
+    assert max(large.values()) > FLOAT16_MAX
+    # What a GPU would make of it: the CPU provider itself computes float16 files in float32, and would show nothing.
+    assert not all(
+        np.allclose(*pair, atol=0.5) for pair in zip(outputs(rounded_to_float16(mended)), expected, strict=True)
+    )
+    for found, wanted in zip(outputs(rounded_to_float16(mended, large)), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=0.02)
+    to_float16(mended, large)
+    onnx.checker.check_model(mended, full_check=True)
+    half = {tensor.name for tensor in mended.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    assert "stem.weight_float16" in half
+    assert "inner.weight_float16" not in half
+    for found, wanted in zip(outputs(mended), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=0.02)
+
+
+def test_usual_values_have_room() -> None:
+    assert out_of_range(small_graph(), pictures(4)) == {}
+
+
+def test_values_that_are_not_finite_are_the_networks_fault() -> None:
+    model = loud_graph()
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "inner.weight")
+    weight.CopyFrom(numpy_helper.from_array(np.full((8, 8, 3, 3), 1e38, np.float32), "inner.weight"))
+    with pytest.raises(ArtifactError, match="not finite"):
+        out_of_range(model, pictures(2))
+
+
+def test_the_rounded_copy_rounds_each_result_once() -> None:
+    model = small_graph()
+    copy = rounded_to_float16(model)
+    session = open_session(with_outputs(copy, ["stem_out_rounded", "sum_rounded", "predict_boxes_out"]))
+    plain = open_session(with_outputs(model, ["stem_out", "predict_boxes_out"]))
+    for image in pictures(2):
+        stem, total, boxes = session.run(None, feed(image))
+        for value in (stem, total):
+            np.testing.assert_array_equal(value, value.astype(np.float16).astype(np.float32))
+        before, boxes_before = plain.run(None, feed(image))
+        np.testing.assert_allclose(stem, before, rtol=2e-3, atol=5e-3)
+        assert not np.array_equal(boxes, boxes.astype(np.float16).astype(np.float32))  # predictions are float32
+        np.testing.assert_allclose(boxes, boxes_before, atol=0.05)

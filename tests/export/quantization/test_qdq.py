@@ -12,7 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from yolopose.export.graph import prediction_convolutions
-from yolopose.export.quantization.calibration import collect, feed, open_session
+from yolopose.export.graph_run import feed, open_session
+from yolopose.export.quantization.calibration import collect
 from yolopose.export.quantization.layers import find_body
 from yolopose.export.quantization.plan import TARGETS, Plan, Target, make_plan, tensors_to_sample
 from yolopose.export.quantization.qdq import quantize

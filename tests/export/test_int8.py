@@ -1,0 +1,109 @@
+"""``yolopose-export --int8`` as a whole: verdicts, files, budgets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import yolopose
+from yolopose.export import pipeline
+from yolopose.export.command import main
+from yolopose.export.quantization import search
+from yolopose.runtime import PoseEstimator, read_contract
+from yolopose.runtime.errors import EngineMismatch
+
+FIXED = ("--imgsz", 64, 96, "--batch", 2)  # exported in a quarter of the time that a dynamic file takes
+
+
+@pytest.fixture(scope="module")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    yolopose.save(yolopose.build(replace(yolopose.SIZES["yolox-pose-nano"], width=0.125)).eval(), path)
+    return path
+
+
+def export(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.fixture
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "INT8_SCENES", 48)
+    monkeypatch.setattr(search, "PROBES", 2)
+
+
+@pytest.mark.usefixtures("few_scenes")
+def test_unverified_int8_is_refused_unless_allowed(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is found by an untrained network, so nothing can be said of its int8."""
+    words = ("--weights", tiny_weights, "--int8", "--output", tmp_path, *FIXED)
+    assert export(*words) == 3
+    assert "not accepted unverified" in capsys.readouterr().err
+    assert not (tmp_path / "tiny-int8-cpu.onnx").exists()
+    assert (tmp_path / "tiny-int8-cpu.onnx.rejected").exists()
+    assert export(*words, "--allow-unverified") == 0
+    contract = read_contract(tmp_path / "tiny-int8-cpu.onnx")
+    assert (contract.precision.weights, contract.precision.activations, contract.precision.target) == (
+        "int8",
+        "int8",
+        "cpu",
+    )
+    assert contract.precision.kept_higher[:3] == ("prediction convolutions", "decode", "nms")
+    assert contract.parity is not None
+    assert contract.parity.verdict == "unverified"
+    assert contract.parity.isa is not None
+    ranking = json.loads((tmp_path / "tiny-int8-cpu.sensitivity.json").read_text(encoding="utf-8"))
+    losses = [layer["pose_loss_alone"] for layer in ranking["layers"]]
+    assert losses == sorted(losses, reverse=True)
+    assert (tmp_path / "tiny-int8-cpu.sensitivity.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list(tmp_path.glob(".*"))  # neither draft nor journal is left
+
+
+@pytest.mark.usefixtures("few_scenes")
+def test_the_same_inputs_give_the_same_bytes_after_an_interruption_too(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--weights", tiny_weights, "--int8", "--target", "tensorrt", "--allow-unverified", *FIXED)
+    assert export(*words, "--output", tmp_path / "one.onnx") == 0
+    from yolopose.export.quantization.trials import Trials
+
+    measured = Trials.loss
+    left = iter(range(9))
+
+    def interrupted(self: Trials, *given: object) -> float:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return measured(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trials, "loss", interrupted)
+    assert export(*words, "--output", tmp_path / "other.onnx") == 130
+    assert [path.name for path in tmp_path.glob("*other*")] == [".other.search.json"]
+    monkeypatch.setattr(Trials, "loss", measured)
+    assert export(*words, "--output", tmp_path / "other.onnx") == 0
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "other.onnx").read_bytes()
+    with pytest.raises(EngineMismatch, match="tensorrt"):
+        PoseEstimator(tmp_path / "one.onnx")
+
+
+@pytest.mark.slow
+def test_a_smaller_budget_keeps_more_layers_and_an_impossible_one_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    """On the demo network and labelled photographs: the whole command, budgets of 0.5, 0.05 and 0 points."""
+    folder = data_dir / "lspet"
+    labelled = ("--data", folder / "val.json", "--images", folder / "images")
+    kept = {}
+    for budget in (0.5, 0.05):
+        words = ("--weights", "demo", "--int8", "--max-ap-drop", budget, *labelled)
+        code = export(*words, "--output", tmp_path / f"demo-{budget}.onnx")
+        ranking = json.loads((tmp_path / f"demo-{budget}.sensitivity.json").read_text(encoding="utf-8"))
+        kept[budget] = sum(layer["kept_float32"] for layer in ranking["layers"])
+        # The search met its budget on its own images; what the others say is up to them where the budget is narrow.
+        assert code == 0 or budget < 0.5
+    assert kept[0.5] < kept[0.05] < 86
+    words = ("--weights", "demo", "--int8", "--max-ap-drop", 0, *labelled, "--search-minutes", 0)
+    assert export(*words, "--output", tmp_path / "none.onnx") == 3
+    assert (tmp_path / "none.onnx.rejected").exists()
+    assert not (tmp_path / "none.onnx").exists()
