@@ -109,7 +109,8 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
         write_sensitivity(target.with_suffix(".sensitivity.json"), found)
         kept = kept_layers(found.plan)
         step(f"{len(found.ranking) - len(kept)} of {len(found.ranking)} layers int8, {len(kept)} kept float32")
-        precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept))
+        placement = "unverified" if config.int8.target == "tensorrt" else None
+        precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept), placement)
         witness = model
         missed = shortfall(found, config.max_ap_drop)
     contract = _contract(net, model, given, nms, precision)

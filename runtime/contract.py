@@ -88,6 +88,7 @@ class Contract:
                 activations=precision.text("activations"),
                 target=precision.text("target"),
                 kept_higher=precision.texts("kept_higher"),
+                placement=precision.optional("placement", precision.text),
             ),
             provenance=Provenance(
                 graph_sha256=provenance.digest("graph_sha256"),

@@ -17,6 +17,7 @@ PAD_SIDES = ("center", "bottom-right")
 INTERPOLATION = "linear_exact"
 DTYPES = ("float32", "float16", "int8")
 TARGETS = ("any", "cpu", "openvino", "tensorrt")
+PLACEMENTS = ("verified", "unverified")
 VERDICTS = ("passed", "failed", "unverified")
 
 
@@ -132,8 +133,11 @@ class PrecisionInfo:
     activations: str = "float32"
     target: str = "any"
     kept_higher: tuple[str, ...] = ()
+    placement: str | None = None  # of Q/DQ for TensorRT: "unverified" until a TensorRT has built the file, "verified"
 
     def __post_init__(self) -> None:
+        if self.placement is not None:
+            _one_of("placement", self.placement, PLACEMENTS)
         _one_of("weights", self.weights, DTYPES)
         _one_of("activations", self.activations, DTYPES)
         _one_of("target", self.target, TARGETS)

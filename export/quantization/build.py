@@ -17,6 +17,7 @@ from yolopose.runtime.skeleton import Skeleton
 from ..graph_run import letterboxed
 from ..images import ExportImages
 from .calibration import collect
+from .cost import element_counts, keeping_order
 from .journal import Journal
 from .layers import find_body
 from .plan import Plan, Target, make_plan, tensors_to_sample
@@ -100,7 +101,8 @@ def to_int8(
     trials = Trials(model, shares.search, given, skeleton)
     notes = Journal(journal, _key(model, config, frames, trials))
     ranking = rank(plan, model, trials, notes, progress)
-    found = search(plan, model, trials, ranking, config.max_ap_drop, notes, say, deadline)
+    order = keeping_order(plan, ranking, element_counts(model, body, frames[0], given.batch.min))
+    found = search(plan, model, trials, ranking, order, config.max_ap_drop, notes, say, deadline)
     notes.remove()
     return quantize(model, found.plan), found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -52,16 +52,16 @@ def search(
     model: onnx.ModelProto,
     trials: Trials,
     ranking: dict[str, float],
+    order: Sequence[str],
     max_ap_drop: float,
     journal: Journal,
     say: Callable[[str], None],
     deadline: float,
 ) -> Found:
-    """The fewest layers that must be kept for the budget: 0, 1, 2, 4 ... of the most sensitive, then halving.
+    """The fewest layers that must be kept for the budget: 0, 1, 2, 4 ... of ``order``, then halving.
 
     At least one layer is int8. deadline: of ``time.monotonic``; after it no trial begins.
     """
-    order = list(ranking)
     tried: dict[int, Trial] = {}
 
     def meets(count: int) -> bool:

@@ -85,7 +85,7 @@ def _leaves(values: dict[str, Any], where: str = "") -> list[str]:
     return found
 
 
-OPTIONAL = {"parity", "engine", "provenance.weights_sha256", "provenance.weights_licence"} | {
+OPTIONAL = {"parity", "engine", "precision.placement", "provenance.weights_sha256", "provenance.weights_licence"} | {
     f"parity.{name}" for name in FULL.to_dict()["parity"] if name not in ("verdict", "images")
 }
 

@@ -126,7 +126,7 @@ def searched(plan: Plan, trials: FakeTrials, budget: float, journal: Path, deadl
     model = small_graph()
     ranking = rank(plan, model, trials, notes, progress)  # type: ignore[arg-type]
     until = time.monotonic() + 60 if deadline is None else deadline
-    return search(plan, model, trials, ranking, budget, notes, lambda text: None, until)  # type: ignore[arg-type]
+    return search(plan, model, trials, ranking, list(ranking), budget, notes, lambda text: None, until)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
