@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 
 from ..graph_run import feed, open_session, with_outputs
-from .layers import Body
-from .plan import Plan
+from .layers import Body, Layer
+from .plan import Plan, Target
 from .qdq import integer_nodes
 
-MACS_PER_ELEMENT = 200  # multiply-adds saved by int8 that weigh as much as converting one element
+MACS_PER_ELEMENT = 200  # multiply-adds in int8 that save as much as converting one element costs
+SILU_PER_ELEMENT = 1.5  # conversions that SiLU in integers costs more than in floating point, where it is one kernel
 
 
 def element_counts(model: onnx.ModelProto, body: Body, frame: np.ndarray, rows: int = 1) -> dict[str, int]:
@@ -29,7 +30,7 @@ def element_counts(model: onnx.ModelProto, body: Body, frame: np.ndarray, rows: 
 
 
 def cost(plan: Plan, elements: Mapping[str, int]) -> float:
-    """Elements converted between integers and floating point, and multiply-adds of layers that ``plan`` keeps."""
+    """Elements converted between integers and floating point, and what the layers that are kept do not save."""
     integer = integer_nodes(plan)
     readers: dict[str, set[bool]] = {layer.input: {False} for layer in plan.body.predictions}
     for node in plan.body.nodes:
@@ -41,10 +42,14 @@ def cost(plan: Plan, elements: Mapping[str, int]) -> float:
         for output in node.output
         if (node.name not in integer) in readers.get(output, ())
     )
-    multiplied = sum(
-        layer.weight[0].size * elements[layer.output] for layer in plan.body.layers if layer.name in plan.kept
-    )
-    return converted + multiplied / MACS_PER_ELEMENT
+    forgone = sum(_saved(layer, elements, plan.target) for layer in plan.body.layers if layer.name in plan.kept)
+    return converted + forgone
+
+
+def _saved(layer: Layer, elements: Mapping[str, int], target: Target) -> float:
+    """What int8 saves in a layer: much where many channels meet, nothing in large pictures of few channels."""
+    silu = SILU_PER_ELEMENT if layer.has_silu and target == "cpu" else 0.0
+    return max(layer.weight[0].size / MACS_PER_ELEMENT - silu, 0.0) * elements[layer.output]
 
 
 def keeping_order(plan: Plan, losses: Mapping[str, float], elements: Mapping[str, int]) -> list[str]:
