@@ -45,13 +45,14 @@ def picture(found: Found) -> bytes:
     counts = sorted(found.trials)
     trials = [found.trials[count] for count in counts]
     drops = [trial.drop for trial in trials if trial.drop is not None]
+    places = range(len(counts))
     if drops:
-        right.errorbar(counts, drops, [trial.error or 0 for trial in trials], fmt="o-", color="#4c72b0", capsize=3)
+        right.errorbar(places, drops, [trial.error or 0 for trial in trials], fmt="o-", color="#4c72b0", capsize=3)
         right.set_ylabel("keypoint AP lost, points")
     else:
-        right.plot(counts, [trial.pose_loss for trial in trials], "o-", color="#4c72b0")
+        right.plot(places, [trial.pose_loss for trial in trials], "o-", color="#4c72b0")
         right.set_ylabel("1 - OKS with float32")
-    right.set_xscale("symlog")
+    right.set_xticks(places, [str(count) for count in counts])
     right.set_xlabel("layers kept float32")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
