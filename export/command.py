@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-ap-drop", type=float, default=0.5, metavar="POINTS", help="keypoint AP that may be lost, of 100")
     add("--calibration", type=Path, metavar="DIR", help="photographs to calibrate --int8 on; default: some of --images")
-    add("--search-minutes", type=float, default=10.0, metavar="N", help="of looking for layers that must stay float32")
+    add("--search-minutes", type=float, metavar="N", help="of the search for layers to keep float32 (default: 10)")
     add("--allow-unverified", action="store_true", help="accept int8 though the images cannot tell what it loses")
     defaults = NmsInfo()
     add("--score", type=float, default=defaults.score_threshold, help="default score threshold inside the file")
@@ -78,8 +78,8 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
     if arguments.int8 and arguments.fp16:
         raise ValueError("--int8 and --fp16 exclude each other: a file has one precision")
     if not arguments.int8:
-        for flag in ("target", "calibration", "allow_unverified"):
-            if getattr(arguments, flag):
+        for flag in ("target", "calibration", "allow_unverified", "search_minutes"):
+            if getattr(arguments, flag) not in (None, False):
                 raise ValueError(f"--{flag.replace('_', '-')} belongs to --int8")
     if arguments.format == "engine":
         raise ValueError("--format engine is not there yet: build a TensorRT plan from the .onnx with trtexec")
@@ -87,11 +87,12 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         raise ValueError(f"--limit must be 0 (all) or more, got {arguments.limit}")
     if not arguments.max_ap_drop >= 0:
         raise ValueError(f"--max-ap-drop must be 0 or more points, got {arguments.max_ap_drop}")
-    if not arguments.search_minutes >= 0:
-        raise ValueError(f"--search-minutes must be 0 or more, got {arguments.search_minutes}")
+    minutes = 10.0 if arguments.search_minutes is None else arguments.search_minutes
+    if not minutes >= 0:
+        raise ValueError(f"--search-minutes must be 0 or more, got {minutes}")
     int8 = None
     if arguments.int8:
-        int8 = Int8Config(arguments.target or "cpu", arguments.max_ap_drop, arguments.search_minutes)
+        int8 = Int8Config(arguments.target or "cpu", minutes)
     size, shape_hw = _size(arguments.imgsz)
     batch = None
     if arguments.batch != "dynamic":
@@ -176,6 +177,8 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         if find_spec(module) is None:
             raise BackendUnavailable(f'exporting needs {module}: pip install "yolopose[export,cpu]"')
+    if arguments.target == "openvino" and find_spec("openvino") is None:
+        raise BackendUnavailable('int8 for OpenVINO is judged by running it: pip install "yolopose[openvino]"')
     config = _config(arguments)
     from .pipeline import export_artifact
 

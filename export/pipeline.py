@@ -105,7 +105,9 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
     elif config.int8 is not None and shares is not None:
         step(f"int8 for {config.int8.target}: {_shares_told(shares)}")
         journal = target.with_name(f".{target.stem[:200]}.search.json")
-        model, found = to_int8(model, shares, given, net.skeleton, config.int8, journal, say, progress)
+        model, found = to_int8(
+            model, shares, given, net.skeleton, config.int8, config.max_ap_drop, journal, say, progress
+        )
         write_sensitivity(target.with_suffix(".sensitivity.json"), found)
         kept = kept_layers(found.plan)
         step(f"{len(found.ranking) - len(kept)} of {len(found.ranking)} layers int8, {len(kept)} kept float32")

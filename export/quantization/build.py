@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from yolopose.runtime.contract import InputInfo
+from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.skeleton import Skeleton
 
 from ..graph_run import letterboxed
@@ -33,7 +34,6 @@ MOST_SEARCHED = 256
 @dataclass(frozen=True)
 class Int8Config:
     target: Target
-    max_ap_drop: float = 0.5  # points
     search_minutes: float = 10.0
     seed: int = 0
 
@@ -76,16 +76,16 @@ def to_int8(
     given: InputInfo,
     skeleton: Skeleton,
     config: Int8Config,
+    max_ap_drop: float,
     journal: Path,
     say: Callable[[str], None],
     progress: Progress,
 ) -> tuple[onnx.ModelProto, Found]:
     """The int8 graph, and what the search found: ``met`` says whether the budget holds on the search's images.
 
-    journal: file that an interrupted search goes on from; it is removed at the end. ValueError for a graph that cannot
-    become int8, ArtifactError for values that are not finite.
+    max_ap_drop: points. journal: file that an interrupted search goes on from; it is removed when the budget is met.
+    ValueError for a graph that cannot become int8, ArtifactError for values that are not finite.
     """
-    deadline = time.monotonic() + 60 * config.search_minutes
     body = find_body(model)
     tensors = tensors_to_sample(body, config.target)
     frames = [frame for frame, _ in letterboxed(shares.calibration, given)]
@@ -102,15 +102,21 @@ def to_int8(
     notes = Journal(journal, _key(model, config, frames, trials))
     ranking = rank(plan, model, trials, notes, progress)
     order = keeping_order(plan, ranking, element_counts(model, body, frames[0], given.batch.min))
-    found = search(plan, model, trials, ranking, order, config.max_ap_drop, notes, say, deadline)
-    notes.remove()
+    deadline = time.monotonic() + 60 * config.search_minutes
+    found = search(plan, model, trials, ranking, order, max_ap_drop, notes, say, deadline)
+    if found.finished and found.met:
+        notes.remove()
+    elif not found.finished:
+        say("the time of the search was up; the same command with more --search-minutes goes on from here")
     return quantize(model, found.plan), found
 
 
 def _key(model: onnx.ModelProto, config: Int8Config, frames: Sequence[np.ndarray], trials: Trials) -> str:
     """Of everything that decides the answers, but the budget and the time, which only decide what is asked."""
     digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
-    digest.update(f"{config.target} {config.seed}".encode())
+    digest.update(f"{config.target} {config.seed} {installed_versions()} {trials.skeleton.sigmas}".encode())
+    for people in trials.labelled_people():
+        digest.update(f"{people}".encode())
     for frame in (*frames, *(frame for frame, _ in trials.frames)):
         digest.update(frame.tobytes())
     return digest.hexdigest()

@@ -45,11 +45,6 @@ class Body:
     layers: tuple[Layer, ...]  # in graph order
     predictions: tuple[Layer, ...]  # what reads the body's results; never int8
     nodes: tuple[onnx.NodeProto, ...]  # all of them, in graph order
-    image: str  # the tensor of pixels that everything begins with
-
-    @property
-    def names(self) -> dict[str, Layer]:
-        return {layer.name: layer for layer in self.layers}
 
 
 def find_body(model: onnx.ModelProto) -> Body:
@@ -77,8 +72,7 @@ def find_body(model: onnx.ModelProto) -> Body:
     )
     if not layers:
         raise ValueError("the graph has no convolution before its prediction convolutions: nothing can become int8")
-    image = next(node.output[0] for node in nodes if node.op_type == "Cast")
-    return Body(layers, ends, tuple(nodes), image)
+    return Body(layers, ends, tuple(nodes))
 
 
 def _layer(

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from .calibration import Samples
 from .layers import MOVES, Body
-from .ranges import Choice, Grid, choose
+from .ranges import Choice, Grid, choose, grid_of
 from .readers import Readers, tensors_read
 from .weights import RoundedWeights, round_weights
 
@@ -70,8 +70,9 @@ def make_plan(
     for name in tick(tensors):
         choices[name] = choose(samples[name], readers.of(name), symmetric)
     for group in _groups(tensors, leaders):
-        shared = max((choices[name] for name in group), key=lambda choice: choice.grid.scale)
-        choices |= dict.fromkeys(group, shared)
+        ranges = [choices[name].grid.range for name in group]
+        whole = grid_of(min(low for low, _ in ranges), max(high for _, high in ranges), symmetric)
+        choices |= {name: replace(choices[name], grid=whole) for name in group}
     weights = {
         layer.name: round_weights(layer, samples[layer.input], choices[layer.input].grid, pairs=target == "cpu")
         for layer in body.layers

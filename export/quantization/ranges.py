@@ -34,6 +34,12 @@ class Grid:
     def signed(self) -> bool:
         return self.low < 0
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and largest value; of signed grids as far as both sides reach."""
+        least = -self.high if self.signed else self.low
+        return (least - self.zero_point) * self.scale, (self.high - self.zero_point) * self.scale
+
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """float32 values as they come back from the integers; ties to even, as ONNX has it."""
         scale = np.float32(self.scale)

@@ -12,6 +12,7 @@ from .ranges import Grid
 
 _SHARES = np.linspace(2.1, 0.5, 65)  # of the scale at which a channel's largest weight just fits
 _LARGEST = 127
+_LARGEST_BIAS = 2.0**30
 _LARGEST_PAIR = 128  # 255 x 128 = 32,640, the most below 2^15
 
 
@@ -44,6 +45,10 @@ def round_weights(layer: Layer, inputs: Samples, grid: Grid, pairs: bool, correc
             error[_largest_pair(integers) > _LARGEST_PAIR] = np.inf
         better = error < best
         best, scales = np.where(better, error, best), np.where(better, tried, scales)
+    if (
+        pairs
+    ):  # ONNX Runtime adds the bias as an int32 of this scale: it must fit, also where weights are next to nothing
+        scales = np.maximum(scales, (np.abs(layer.bias) / (_LARGEST_BIAS * grid.scale)).astype(np.float32))
     integers = _integers(layer.weight, scales)
     bias = layer.bias
     if correct_bias:

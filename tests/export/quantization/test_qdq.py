@@ -136,6 +136,20 @@ def test_openvino_gets_rounded_inputs_of_convolutions_alone() -> None:
             assert readers[node.output[0]] == {"Conv"}
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_tensors_of_one_grid_keep_the_widest_range_of_all(target: Target) -> None:
+    """Behind MaxPool small negative values are gone, whose grid would cut them off in front of it."""
+    model = small_graph()
+    plan = plan_for(model, target)
+    names = [name for name in ("depthwise_out_silu", "pooled") if name in plan.choices]
+    grids = {plan.grid(name) for name in names}
+    assert len(grids) <= 1
+    if target == "cpu":
+        low, high = grids.pop().range
+        assert low < -0.1
+        assert high > 0.1
+
+
 def test_the_same_inputs_give_the_same_bytes() -> None:
     made = [quantize(small_graph(), plan_for(small_graph(), "cpu")).SerializeToString() for _ in range(2)]
     assert made[0] == made[1]

@@ -88,3 +88,13 @@ def test_a_tensor_of_zeros_has_a_grid() -> None:
     choice = choose(samples(np.zeros((64, 3), np.float32)), reads_values, symmetric=False)
     assert np.isfinite(choice.grid.scale)
     assert choice.grid.scale > 0
+
+
+@given(ends, ends, st.booleans())
+def test_the_range_of_a_grid_makes_the_same_grid(a: float, b: float, symmetric: bool) -> None:
+    grid = grid_of(min(a, b), max(a, b), symmetric)
+    low, high = grid.range
+    assert low <= 0 <= high
+    again = grid_of(low, high, symmetric)
+    assert again.zero_point == grid.zero_point
+    assert again.scale == pytest.approx(grid.scale, rel=1e-6)

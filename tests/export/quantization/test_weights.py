@@ -94,3 +94,12 @@ def test_a_channel_of_zeros_stays_zero() -> None:
     assert not rounded.integers.any()
     assert np.isfinite(rounded.scales).all()
     assert (rounded.scales > 0).all()
+
+
+def test_the_bias_fits_an_int32_of_its_scale_where_weights_are_next_to_nothing() -> None:
+    one = layer(np.full((2, 3, 1, 1), 1e-9))
+    given_inputs = inputs(3)
+    grid = grid_of(given_inputs.low, given_inputs.high, False)
+    rounded = round_weights(one, given_inputs, grid, pairs=True)
+    assert (np.abs(rounded.bias) / (rounded.scales * grid.scale) < 2**31).all()
+    np.testing.assert_allclose(rounded.bias, one.bias, atol=1e-6)
