@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,31 +19,30 @@ from typing import Any
 import numpy as np
 
 from yolopose.runtime.console import Console, parser, run
-from yolopose.runtime.contract import Contract, ParityInfo, PrecisionInfo, read_contract
-from yolopose.runtime.images import evenly, list_images, read_image
-from yolopose.runtime.letterbox import as_bgr_image, letterbox
+from yolopose.runtime.contract import ParityInfo, PrecisionInfo, read_contract
 from yolopose.runtime.output import atomic_write
 
 KINDS = ("naive", "ceiling")
 
 
-def quantize_without_care(artifact: Path, images: Sequence[Path], kind: str, output: Path) -> None:
-    """Write the ``kind`` of int8 that quantize_static makes of ``artifact``, min-max over ``images``."""
+def quantize_without_care(artifact: Path, images: Path, limit: int, kind: str, output: Path) -> None:
+    """Write the ``kind`` of int8 that quantize_static makes of ``artifact``, min-max over photographs in ``images``."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    from yolopose.export.graph_run import feed
+    from yolopose.export.graph_run import feed, letterboxed
+    from yolopose.export.images import export_images
     from yolopose.export.passes import embed_contract, graph_sha256
 
     contract = read_contract(artifact)
 
     class Frames(CalibrationDataReader):
         def __init__(self) -> None:
-            self.frames = _frames(images, contract)
+            self.frames = iter(letterboxed(export_images(None, images, contract.skeleton, limit), contract.input))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             frame = next(self.frames, None)
-            return None if frame is None else feed(frame, rows=contract.input.batch.min)
+            return None if frame is None else feed(frame[0], rows=contract.input.batch.min)
 
     options: dict[str, Any] = {}
     if kind == "ceiling":
@@ -65,21 +64,11 @@ def quantize_without_care(artifact: Path, images: Sequence[Path], kind: str, out
     atomic_write(output, embed_contract(model, contract))
 
 
-def _frames(images: Sequence[Path], contract: Contract) -> Iterator[np.ndarray]:
-    given = contract.input
-    shape_hw = given.height.opt, given.width.opt
-    for path in images:
-        image = as_bgr_image(read_image(path))
-        yield letterbox(image, shape_hw, pad_value=given.pad_value, pad_side=given.pad_side)[0]
-
-
 def _main(arguments: argparse.Namespace, console: Console) -> None:
-    files = list_images(arguments.images)
-    chosen = [files[i] for i in evenly(len(files), arguments.limit)]
     written = []
     for kind in KINDS:
         output = arguments.artifact.with_name(f"{arguments.artifact.stem}-int8-{kind}.onnx")
-        quantize_without_care(arguments.artifact, chosen, kind, output)
+        quantize_without_care(arguments.artifact, arguments.images, arguments.limit, kind, output)
         written.append(str(output))
     console.result({"written": written}, "\n".join(written))
 

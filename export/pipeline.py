@@ -98,9 +98,10 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
 
     model = _build(net, config, nms, step)
     precision, missed = PrecisionInfo(), ""
-    witness = model
+    judged = [model]
     if config.fp16:
         islands, witness = _to_float16(model, images, given, step)
+        judged = [model, witness]
         precision = PrecisionInfo("float16", "float16", "any", (*NEVER_REDUCED, *islands))
     elif config.int8 is not None and shares is not None:
         step(f"int8 for {config.int8.target}: {_shares_told(shares)}")
@@ -113,12 +114,13 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
         step(f"{len(found.ranking) - len(kept)} of {len(found.ranking)} layers int8, {len(kept)} kept float32")
         placement = "unverified" if config.int8.target == "tensorrt" else None
         precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept), placement)
-        witness = model
+        judged = [model]
         missed = shortfall(found, config.max_ap_drop)
     contract = _contract(net, model, given, nms, precision)
-    result = _verified(target, net, model, contract, images, config, progress)
-    if witness is not model and result.info.verdict != "failed":
-        result = _verified(target, net, witness, contract, images, config, progress)
+    for graph in judged:
+        result = _verified(target, net, graph, contract, images, config, progress)
+        if result.info.verdict == "failed":
+            break
     contract = replace(contract, parity=result.info)
     content = embed_contract(model, contract)
     if refusal := missed or _refusal(result, config):

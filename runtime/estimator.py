@@ -131,22 +131,7 @@ class PoseEstimator:
 
     def postprocess(self, raw: RawPeople, placements: Sequence[Placement]) -> list[PoseResult]:
         """Copies of the people of each placed image, in pixels of that image."""
-        people = []
-        for row, placement in enumerate(placements):
-            count = int(raw.num_people[row])
-            keypoints = raw.keypoints[row, :count]
-            people.append(
-                PoseResult(
-                    boxes=placement.boxes_to_image(raw.boxes[row, :count]),
-                    scores=raw.scores[row, :count].copy(),
-                    labels=raw.labels[row, :count].copy(),
-                    keypoints=placement.to_image(keypoints[..., :2]),
-                    keypoint_scores=keypoints[..., 2].copy(),
-                    num_candidates=int(raw.num_candidates[row]),
-                    flags=int(raw.flags[row]),
-                )
-            )
-        return people
+        return [people_in_image(raw, row, placement) for row, placement in enumerate(placements)]
 
     def batch_rows(self, images: int) -> int:
         """How many rows a batch of that many images has."""
@@ -184,6 +169,21 @@ class PoseEstimator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def people_in_image(raw: RawPeople, row: int, placement: Placement) -> PoseResult:
+    """Copies of the people in ``row`` of a batch, in pixels of the image that was placed there."""
+    count = int(raw.num_people[row])
+    keypoints = raw.keypoints[row, :count]
+    return PoseResult(
+        boxes=placement.boxes_to_image(raw.boxes[row, :count]),
+        scores=raw.scores[row, :count].copy(),
+        labels=raw.labels[row, :count].copy(),
+        keypoints=placement.to_image(keypoints[..., :2]),
+        keypoint_scores=keypoints[..., 2].copy(),
+        num_candidates=int(raw.num_candidates[row]),
+        flags=int(raw.flags[row]),
+    )
 
 
 def _threshold(name: str, value: float) -> float:

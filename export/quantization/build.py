@@ -108,7 +108,9 @@ def to_int8(
         notes.remove()
     elif not found.finished:
         say("the time of the search was up; the same command with more --search-minutes goes on from here")
-    return quantize(model, found.plan), found
+    rounded = quantize(model, found.plan)
+    onnx.checker.check_model(rounded, full_check=True)
+    return rounded, found
 
 
 def _key(model: onnx.ModelProto, config: Int8Config, frames: Sequence[np.ndarray], trials: Trials) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 
 from yolopose.bootstrap import match_people
+from yolopose.runtime.backends.base import OUTPUT_NAMES, RawPeople
 from yolopose.runtime.contract import InputInfo
-from yolopose.runtime.letterbox import Placement
+from yolopose.runtime.estimator import people_in_image
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
@@ -42,9 +43,8 @@ class Trials:
         images: ExportImages,
         given: InputInfo,
         skeleton: Skeleton,
-        threads: int | None = None,
     ) -> None:
-        self.images, self.skeleton, self.threads = images, skeleton, threads
+        self.images, self.skeleton = images, skeleton
         self.rows = given.batch.min
         self.frames = letterboxed(images, given)
         self._expected = self._people(model, len(self.frames), IOU)
@@ -87,28 +87,15 @@ class Trials:
 
     def _people(self, model: onnx.ModelProto, count: int, iou_threshold: float) -> list[PoseResult]:
         """People of the first ``count`` images at score 0.01, in pixels of the images."""
-        session = open_session(model, self.threads)
-        return [
-            _in_image(session.run(None, feed(frame, SCORE, iou_threshold, self.rows)), placement)
-            for frame, placement in self.frames[:count]
-        ]
+        session = open_session(model)
+        people = []
+        for frame, placement in self.frames[:count]:
+            raw = session.run(OUTPUT_NAMES, feed(frame, SCORE, iou_threshold, self.rows))
+            people.append(people_in_image(RawPeople(*raw), 0, placement))
+        return people
 
     def _ap_of(self, people: list[PoseResult]) -> float | None:
         if self.images.labels is None:
             return None
         by_id = dict(zip(self.images.image_ids, people, strict=True))
         return match_people(by_id, self.images.labels, self.skeleton, image_ids=self.images.image_ids).ap()
-
-
-def _in_image(outputs: list[np.ndarray], placement: Placement) -> PoseResult:
-    count, boxes, scores, labels, keypoints, candidates, flags = (output[0] for output in outputs)
-    n = int(count)
-    return PoseResult(
-        boxes=placement.boxes_to_image(boxes[:n]),
-        scores=scores[:n],
-        labels=labels[:n],
-        keypoints=placement.to_image(keypoints[:n, :, :2]),
-        keypoint_scores=keypoints[:n, :, 2],
-        num_candidates=int(candidates),
-        flags=int(flags),
-    )

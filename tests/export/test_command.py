@@ -28,14 +28,6 @@ def arguments(*words: object) -> list[str]:
 FIXED = ("--imgsz", 64, 96, "--batch", 2)  # exported in a quarter of the time that a dynamic file takes
 
 
-@pytest.fixture(scope="module")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network in our own format, untrained."""
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    yolopose.save(yolopose.build(replace(yolopose.SIZES["yolox-pose-nano"], width=0.125)).eval(), path)
-    return path
-
-
 def test_artifact_carries_its_contract(trained_artifact: Path) -> None:
     assert trained_artifact.name == "mmpose_yoloxpose_nano_lspet.onnx"
     contract = read_contract(trained_artifact)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import yolopose
 from yolopose.export import pipeline
 from yolopose.export.command import main
 from yolopose.export.quantization import search
@@ -16,13 +14,6 @@ from yolopose.runtime import PoseEstimator, read_contract
 from yolopose.runtime.errors import EngineMismatch
 
 FIXED = ("--imgsz", 64, 96, "--batch", 2)  # exported in a quarter of the time that a dynamic file takes
-
-
-@pytest.fixture(scope="module")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    yolopose.save(yolopose.build(replace(yolopose.SIZES["yolox-pose-nano"], width=0.125)).eval(), path)
-    return path
 
 
 def export(*words: object) -> int:

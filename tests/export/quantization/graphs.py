@@ -6,6 +6,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from yolopose.export.quantization.calibration import collect
+from yolopose.export.quantization.layers import find_body
+from yolopose.export.quantization.plan import Plan, Target, make_plan, tensors_to_sample
+
 SIZE = 16
 
 
@@ -57,3 +61,10 @@ def small_graph(seed: int = 0, gain: float = 0.4, name_nodes: bool = True) -> on
 def pictures(count: int, seed: int = 1) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def small_plan(target: Target, model: onnx.ModelProto | None = None) -> Plan:
+    model = model or small_graph()
+    body = find_body(model)
+    samples = collect(model, tensors_to_sample(body, target), pictures(24))
+    return make_plan(body, samples, target, lambda names: names)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from yolopose.export.quantization.calibration import collect
 from yolopose.export.quantization.cost import cost, element_counts, keeping_order
-from yolopose.export.quantization.layers import find_body
-from yolopose.export.quantization.plan import Plan, make_plan, tensors_to_sample
+from yolopose.export.quantization.plan import Plan
 
-from .graphs import SIZE, pictures, small_graph
+from .graphs import SIZE, pictures, small_graph, small_plan
 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    model = small_graph()
-    body = find_body(model)
-    samples = collect(model, tensors_to_sample(body, "cpu"), pictures(8))
-    return make_plan(body, samples, "cpu", lambda names: names)
+    return small_plan("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,13 @@ from onnx import numpy_helper
 
 from yolopose.export.graph import prediction_convolutions
 from yolopose.export.graph_run import feed, open_session
-from yolopose.export.quantization.calibration import collect
 from yolopose.export.quantization.layers import find_body
-from yolopose.export.quantization.plan import TARGETS, Plan, Target, make_plan, tensors_to_sample
+from yolopose.export.quantization.plan import TARGETS, Target
 from yolopose.export.quantization.qdq import quantize
 
-from .graphs import pictures, small_graph
+from .graphs import pictures, small_graph, small_plan
 
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
-
-
-def plan_for(model: onnx.ModelProto, target: Target) -> Plan:
-    body = find_body(model)
-    samples = collect(model, tensors_to_sample(body, target), pictures(24))
-    return make_plan(body, samples, target, lambda names: names)
 
 
 def outputs(model: onnx.ModelProto, images: list[np.ndarray]) -> np.ndarray:
@@ -42,7 +35,7 @@ def operators(model: onnx.ModelProto) -> collections.Counter[str]:
 def test_computes_what_the_float_graph_does(target: Target) -> None:
     model = small_graph()
     untouched = model.SerializeToString()
-    rounded = quantize(model, plan_for(model, target))
+    rounded = quantize(model, small_plan(target, model))
     assert model.SerializeToString() == untouched
     assert [v.name for v in rounded.graph.output] == ["boxes", "points"]
     images = pictures(8, seed=9)
@@ -54,7 +47,7 @@ def test_computes_what_the_float_graph_does(target: Target) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_keeping_every_layer_leaves_the_float_graph(target: Target) -> None:
     model = small_graph()
-    plan = plan_for(model, target)
+    plan = small_plan(target, model)
     kept = quantize(model, plan.keeping(layer.name for layer in plan.body.layers))
     assert not any(node.op_type in ROUNDING for node in kept.graph.node)
     images = pictures(4, seed=9)
@@ -64,7 +57,7 @@ def test_keeping_every_layer_leaves_the_float_graph(target: Target) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_from_the_prediction_convolutions_on_is_rounded(target: Target) -> None:
     model = small_graph()
-    rounded = quantize(model, plan_for(model, target))
+    rounded = quantize(model, small_plan(target, model))
     behind = {output for node in prediction_convolutions(rounded.graph) for output in node.output}
     for node in rounded.graph.node:
         if node.op_type in ROUNDING:
@@ -78,7 +71,7 @@ def test_nothing_from_the_prediction_convolutions_on_is_rounded(target: Target) 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_kept_layer_is_computed_in_floating_point(target: Target) -> None:
     model = small_graph()
-    plan = plan_for(model, target)
+    plan = small_plan(target, model)
     rounded = quantize(model, plan.keeping(["inner"]))
     convolutions = {node.name: node for node in rounded.graph.node if node.op_type == "Conv"}
     assert convolutions["inner"].input[1] == "inner.weight"
@@ -92,7 +85,7 @@ def test_onnxruntime_fuses_every_layer_into_integer_kernels(tmp_path: Path) -> N
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
-    content = quantize(model, plan_for(model, "cpu")).SerializeToString()
+    content = quantize(model, small_plan("cpu", model)).SerializeToString()
     onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     found = operators(onnx.load(tmp_path / "optimized.onnx"))
     assert found["QLinearConv"] == 4
@@ -106,7 +99,7 @@ def test_onnxruntime_fuses_every_layer_into_integer_kernels(tmp_path: Path) -> N
 
 def test_tensorrt_wants_symmetric_integers_and_floating_bias() -> None:
     model = small_graph()
-    plan = plan_for(model, "tensorrt")
+    plan = small_plan("tensorrt", model)
     rounded = quantize(model, plan)
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in rounded.graph.initializer}
     for node in rounded.graph.node:
@@ -126,7 +119,7 @@ def test_tensorrt_wants_symmetric_integers_and_floating_bias() -> None:
 
 def test_openvino_gets_rounded_inputs_of_convolutions_alone() -> None:
     model = small_graph()
-    rounded = quantize(model, plan_for(model, "openvino"))
+    rounded = quantize(model, small_plan("openvino", model))
     readers = collections.defaultdict(set)
     for node in rounded.graph.node:
         for name in node.input:
@@ -140,7 +133,7 @@ def test_openvino_gets_rounded_inputs_of_convolutions_alone() -> None:
 def test_tensors_of_one_grid_keep_the_widest_range_of_all(target: Target) -> None:
     """Behind MaxPool small negative values are gone, whose grid would cut them off in front of it."""
     model = small_graph()
-    plan = plan_for(model, target)
+    plan = small_plan(target, model)
     names = [name for name in ("depthwise_out_silu", "pooled") if name in plan.choices]
     grids = {plan.grid(name) for name in names}
     assert len(grids) <= 1
@@ -151,20 +144,20 @@ def test_tensors_of_one_grid_keep_the_widest_range_of_all(target: Target) -> Non
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
-    made = [quantize(small_graph(), plan_for(small_graph(), "cpu")).SerializeToString() for _ in range(2)]
+    made = [quantize(small_graph(), small_plan("cpu")).SerializeToString() for _ in range(2)]
     assert made[0] == made[1]
 
 
 def test_nodes_without_names_are_as_good() -> None:
     named, unnamed = small_graph(), small_graph(name_nodes=False)
     images = pictures(2, seed=9)
-    one, other = (outputs(quantize(model, plan_for(model, "cpu")), images) for model in (named, unnamed))
+    one, other = (outputs(quantize(model, small_plan("cpu", model)), images) for model in (named, unnamed))
     np.testing.assert_array_equal(one, other)
 
 
 def test_what_cannot_become_int8_is_refused() -> None:
     model = small_graph()
-    rounded = quantize(model, plan_for(model, "cpu"))
+    rounded = quantize(model, small_plan("cpu", model))
     with pytest.raises(ValueError, match="quantized already"):
         find_body(rounded)
     broken = small_graph()

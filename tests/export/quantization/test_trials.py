@@ -12,17 +12,15 @@ import pytest
 
 from yolopose.export.images import ExportImages
 from yolopose.export.quantization.build import share_out
-from yolopose.export.quantization.calibration import collect
 from yolopose.export.quantization.journal import Journal
-from yolopose.export.quantization.layers import find_body
-from yolopose.export.quantization.plan import Plan, make_plan, tensors_to_sample
+from yolopose.export.quantization.plan import Plan
 from yolopose.export.quantization.poses import Change, change, pose_loss, signed
 from yolopose.export.quantization.search import Found, rank, search, shortfall, within
 from yolopose.export.quantization.trials import Trial
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17
 
-from .graphs import pictures, small_graph
+from .graphs import small_graph, small_plan
 
 
 def people(count: int, seed: int = 0) -> PoseResult:
@@ -111,10 +109,7 @@ WEIGHTS = {"stem": 0.1, "inner": 0.6, "depthwise": 0.2, "last": 0.05}
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    model = small_graph()
-    body = find_body(model)
-    samples = collect(model, tensors_to_sample(body, "cpu"), pictures(8))
-    return make_plan(body, samples, "cpu", lambda names: names)
+    return small_plan("cpu")
 
 
 def progress(items: Iterable[int], total: int, label: str) -> Iterable[int]:
