@@ -1,9 +1,10 @@
 """``python -m yolopose.benchmarks.naive_int8``: int8 without care, to hold ours against.
 
-Two files that anybody gets from onnxruntime.quantization.quantize_static: `naive`, its defaults on every operator; and
-`ceiling`, all operators as ONNX Runtime computes them fastest on x86 (U8S8, a scale a channel), whose speed nothing
-quantized beats and whose accuracy is whatever it is. They get the contract of the float32 artifact, so that
-yolopose-bench runs them beside it, and say in it that nothing about them was verified.
+Three files that anybody gets from onnxruntime.quantization.quantize_static: `naive`, its defaults on every operator;
+`ceiling`, all operators as ONNX Runtime computes them fastest on x86 (U8S8, a scale a channel), and
+`ceiling-openvino`, all convolutions for OpenVINO: nothing quantized is faster there, and their accuracy is whatever it
+is. They get the contract of the float32 artifact, so that yolopose-bench runs them beside it, and say in it that nothing
+about them was verified.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.contract import ParityInfo, PrecisionInfo, read_contract
 from yolopose.runtime.output import atomic_write
 
-KINDS = ("naive", "ceiling")
+KINDS = ("naive", "ceiling", "ceiling-openvino")
 
 
 def quantize_without_care(artifact: Path, images: Path, limit: int, kind: str, output: Path) -> None:
@@ -42,11 +43,13 @@ def quantize_without_care(artifact: Path, images: Path, limit: int, kind: str, o
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             frame = next(self.frames, None)
-            return None if frame is None else feed(frame[0], rows=contract.input.batch.min)
+            return None if frame is None else feed([frame[0]], rows=contract.input.batch.min)
 
     options: dict[str, Any] = {}
-    if kind == "ceiling":
+    if kind != "naive":
         options = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+    if kind == "ceiling-openvino":
+        options["op_types_to_quantize"] = ["Conv"]
     logging.getLogger().setLevel(logging.ERROR)  # it advises pre-processing, which simplification has done
     with TemporaryDirectory() as folder:
         made = Path(folder) / "made.onnx"
@@ -57,11 +60,23 @@ def quantize_without_care(artifact: Path, images: Path, limit: int, kind: str, o
     model.opset_import.extend(standard)
     contract = replace(
         contract,
-        precision=PrecisionInfo("int8", "int8", "cpu"),
+        precision=PrecisionInfo("int8", "int8", "openvino" if kind == "ceiling-openvino" else "cpu"),
         provenance=replace(contract.provenance, graph_sha256=graph_sha256(model)),
         parity=ParityInfo("unverified", 0),
     )
     atomic_write(output, embed_contract(model, contract))
+
+
+def for_any_engine(artifact: Path) -> Path:
+    """A copy that ONNX Runtime takes, whichever engine the artifact is for: the same graph, so the same accuracy."""
+    import onnx
+
+    from yolopose.export.passes import embed_contract
+
+    contract = read_contract(artifact)
+    precision = replace(contract.precision, target="any", placement=None)
+    output = artifact.with_name(f"{artifact.stem}-any.onnx")
+    return atomic_write(output, embed_contract(onnx.load(artifact), replace(contract, precision=precision)))
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
@@ -70,6 +85,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
         output = arguments.artifact.with_name(f"{arguments.artifact.stem}-int8-{kind}.onnx")
         quantize_without_care(arguments.artifact, arguments.images, arguments.limit, kind, output)
         written.append(str(output))
+    written += [str(for_any_engine(file)) for file in arguments.for_any_engine]
     console.result({"written": written}, "\n".join(written))
 
 
@@ -77,6 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser("python -m yolopose.benchmarks.naive_int8", "int8 without care, to hold ours against.")
     made.add_argument("artifact", type=Path, help="float32 artifact")
     made.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs to calibrate on")
+    made.add_argument(
+        "--for-any-engine", type=Path, nargs="*", default=[], metavar="FILE",
+        help="also copy these int8 artifacts for ONNX Runtime, to measure the accuracy of what is for TensorRT",
+    )  # fmt: skip
     made.add_argument("--limit", type=int, default=64, help="of them, evenly spread")
     return run(_main, made, argv)
 

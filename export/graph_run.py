@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -13,6 +15,8 @@ from yolopose.runtime.contract import INPUT_NAMES, InputInfo
 from yolopose.runtime.letterbox import Placement, as_bgr_image, letterbox
 
 from .images import ExportImages
+
+_Item = TypeVar("_Item")
 
 
 def letterboxed(images: ExportImages, given: InputInfo) -> list[tuple[np.ndarray, Placement]]:
@@ -25,11 +29,20 @@ def letterboxed(images: ExportImages, given: InputInfo) -> list[tuple[np.ndarray
 
 
 def feed(
-    image: np.ndarray, score_threshold: float = 0.25, iou_threshold: float = 0.65, rows: int = 1
+    images: Sequence[np.ndarray], score_threshold: float = 0.25, iou_threshold: float = 0.65, rows: int = 1
 ) -> dict[str, np.ndarray]:
-    """One letterboxed image (h, w, 3) uint8 as the inputs of an artifact; again in each row of a fixed batch."""
-    thresholds = (np.full((rows, 1), value, np.float32) for value in (score_threshold, iou_threshold))
-    return dict(zip(INPUT_NAMES, (np.repeat(image[None], rows, axis=0), *thresholds), strict=True))
+    """Letterboxed images (h, w, 3) uint8 as the inputs of an artifact; rows: of a fixed batch, the last image again in
+    those left over."""
+    thresholds = (np.full((max(rows, len(images)), 1), value, np.float32) for value in (score_threshold, iou_threshold))
+    filled = [*images, *[images[-1]] * (rows - len(images))]
+    return dict(zip(INPUT_NAMES, (np.stack(filled), *thresholds), strict=True))
+
+
+def in_batches(images: Iterable[_Item], rows: int) -> Iterator[list[_Item]]:
+    """Lists of ``rows`` items; the last may be shorter."""
+    rest = iter(images)
+    while batch := list(islice(rest, rows)):
+        yield batch
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:

@@ -25,6 +25,7 @@ class ExportImages:
     read: Callable[[int], np.ndarray]
     labels: CocoKeypoints | None = None
     image_ids: tuple[int, ...] = ()
+    paths: tuple[Path, ...] = ()  # none of synthetic scenes
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,6 +38,7 @@ class ExportImages:
             names=tuple(self.names[i] for i in chosen),
             read=lambda i: whole(chosen[i]),
             image_ids=tuple(self.image_ids[i] for i in chosen) if self.image_ids else (),
+            paths=tuple(self.paths[i] for i in chosen) if self.paths else (),
         )
 
 
@@ -55,11 +57,11 @@ def export_images(
         chosen = [every[i] for i in evenly(len(every), limit)]
         paths = [image.path for image in chosen]
         ids = tuple(image.id for image in chosen)
-        return ExportImages(str(data.name), _names(paths), lambda i: read_image(paths[i]), labels, ids)
+        return ExportImages(str(data.name), _names(paths), lambda i: read_image(paths[i]), labels, ids, tuple(paths))
     if images is not None:
         files = list_images(images)
         paths = [files[i] for i in evenly(len(files), limit)]
-        return ExportImages(images.name, _names(paths), lambda i: read_image(paths[i]))
+        return ExportImages(images.name, _names(paths), lambda i: read_image(paths[i]), paths=tuple(paths))
     count = min(scenes, limit or scenes)
     drawn = SyntheticScenes(count, seed=0)
     return ExportImages("synthetic scenes", tuple(f"scene {i}" for i in range(count)), lambda i: drawn[i].image)

@@ -97,7 +97,7 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
         say(text)
 
     model = _build(net, config, nms, step)
-    precision, missed = PrecisionInfo(), ""
+    precision, missed, found = PrecisionInfo(), "", None
     judged = [model]
     if config.fp16:
         islands, witness = _to_float16(model, images, given, step)
@@ -109,9 +109,8 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
         model, found = to_int8(
             model, shares, given, net.skeleton, config.int8, config.max_ap_drop, journal, say, progress
         )
-        write_sensitivity(target.with_suffix(".sensitivity.json"), found)
-        kept = kept_layers(found.plan)
-        step(f"{len(found.ranking) - len(kept)} of {len(found.ranking)} layers int8, {len(kept)} kept float32")
+        kept, layers = kept_layers(found.plan), len(found.plan.body.layers)
+        step(f"{layers - len(kept)} of {layers} layers int8, {len(kept)} kept float32")
         placement = "unverified" if config.int8.target == "tensorrt" else None
         precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept), placement)
         judged = [model]
@@ -125,7 +124,11 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
     content = embed_contract(model, contract)
     if refusal := missed or _refusal(result, config):
         rejected = atomic_write(target.with_name(target.name + ".rejected"), content)
+        if found is not None:
+            write_sensitivity(target.with_suffix(".rejected.sensitivity.json"), found)
         raise GateRefused(f"{refusal}; the artifact is kept as {rejected}")
+    if found is not None:
+        write_sensitivity(target.with_suffix(".sensitivity.json"), found)
     atomic_write(target, content)
     return Exported(target, contract, result, images.source, tuple(steps))
 

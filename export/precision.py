@@ -116,7 +116,7 @@ def out_of_range(model: onnx.ModelProto, images: Iterable[np.ndarray], rows: int
     session = open_session(with_outputs(model, written))
     largest = dict.fromkeys(written, 0.0)
     for image in images:
-        for name, value in zip(written, session.run(written, feed(image, rows=rows)), strict=True):
+        for name, value in zip(written, session.run(written, feed([image], rows=rows)), strict=True):
             largest[name] = max(largest[name], float(np.abs(value).max(initial=0)))
             if not np.isfinite(largest[name]):
                 raise ArtifactError(

@@ -34,7 +34,7 @@ MOST_SEARCHED = 256
 @dataclass(frozen=True)
 class Int8Config:
     target: Target
-    search_minutes: float = 10.0
+    search_minutes: float = 10.0  # for the ranking of layers and the search together
     seed: int = 0
 
 
@@ -49,7 +49,15 @@ class Shares:
 
 def share_out(images: ExportImages, calibration: ExportImages | None, seed: int) -> Shares:
     """At random by ``seed``: 64 images (or a third) to calibrate unless others are given for that, of the rest one half
-    to search with, at most 256, and the other to report on. ValueError where there are too few."""
+    to search with, at most 256, and the other to report on. ValueError where there are too few, or one in both."""
+    if calibration is not None:
+        theirs = {path.resolve() for path in images.paths}
+        twice = [path for path in calibration.paths if path.resolve() in theirs]
+        if twice:
+            raise ValueError(
+                f"{twice[0]} ({len(twice)} in all) is to calibrate int8 and to judge it: name other images, or leave "
+                "--calibration out and some of --images are set aside for it"
+            )
     order = np.random.default_rng(seed).permutation(len(images))
     own = 0 if calibration is not None else min(CALIBRATION, len(images) // 3)
     searched = min(MOST_SEARCHED, (len(images) - own) // 2)
@@ -100,12 +108,14 @@ def to_int8(
     del samples
     trials = Trials(model, shares.search, given, skeleton)
     notes = Journal(journal, _key(model, config, frames, trials))
-    ranking = rank(plan, model, trials, notes, progress)
-    order = keeping_order(plan, ranking, element_counts(model, body, frames[0], given.batch.min))
     deadline = time.monotonic() + 60 * config.search_minutes
+    ranking = rank(plan, model, trials, notes, progress, deadline)
+    order = keeping_order(plan, ranking, element_counts(model, body, frames[0], given.batch.min))
     found = search(plan, model, trials, ranking, order, max_ap_drop, notes, say, deadline)
     if found.finished and found.met:
         notes.remove()
+        if len(ranking) < len(body.layers):
+            say(f"time for {len(ranking)} of {len(body.layers)} layers in the ranking; none of them has to be kept")
     elif not found.finished:
         say("the time of the search was up; the same command with more --search-minutes goes on from here")
     rounded = quantize(model, found.plan)

@@ -10,7 +10,7 @@ import onnx
 
 from yolopose.runtime.errors import ArtifactError
 
-from ..graph_run import feed, open_session, with_outputs
+from ..graph_run import feed, in_batches, open_session, with_outputs
 
 ROW_VALUES = 2048  # kept of each tensor and image; of 64 images and 300 tensors this is 150 MiB
 MIN_POSITIONS = 16
@@ -37,15 +37,16 @@ def collect(
     rng = np.random.default_rng(seed)
     extremes = {name: (np.inf, -np.inf) for name in tensors}
     kept: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
-    for image in images:
-        for name, value in zip(tensors, session.run(list(tensors), feed(image, rows=rows)), strict=True):
+    for batch in in_batches(images, rows):
+        for name, value in zip(tensors, session.run(list(tensors), feed(batch, rows=rows)), strict=True):
             low, high = float(value.min()), float(value.max())
             if not np.isfinite([low, high]).all():
                 raise ArtifactError(
                     f"the network computes values that are not finite ({name}): train or export it again"
                 )
             extremes[name] = min(low, extremes[name][0]), max(high, extremes[name][1])
-            flat = value[0].reshape(value.shape[1], -1)
-            wanted = max(MIN_POSITIONS, ROW_VALUES // len(flat))
-            kept[name].append(flat[:, rng.integers(flat.shape[1], size=wanted)].T.copy())
+            for one in value[: len(batch)]:
+                flat = one.reshape(len(one), -1)
+                wanted = max(MIN_POSITIONS, ROW_VALUES // len(flat))
+                kept[name].append(flat[:, rng.integers(flat.shape[1], size=wanted)].T.copy())
     return {name: Samples(*extremes[name], np.concatenate(kept[name])) for name in tensors}

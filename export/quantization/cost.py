@@ -8,7 +8,7 @@ inputs give the same file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -25,7 +25,7 @@ SILU_PER_ELEMENT = 1.5  # conversions that SiLU in integers costs more than in f
 def element_counts(model: onnx.ModelProto, body: Body, frame: np.ndarray, rows: int = 1) -> dict[str, int]:
     """Elements of one image in each tensor of the body. frame: letterboxed (h, w, 3) uint8; rows: of a fixed batch."""
     tensors = [output for node in body.nodes for output in node.output]
-    values = open_session(with_outputs(model, tensors)).run(tensors, feed(frame, rows=rows))
+    values = open_session(with_outputs(model, tensors)).run(tensors, feed([frame], rows=rows))
     return {name: int(value[0].size) for name, value in zip(tensors, values, strict=True)}
 
 
@@ -52,8 +52,11 @@ def _saved(layer: Layer, elements: Mapping[str, int], target: Target) -> float:
     return max(layer.weight[0].size / MACS_PER_ELEMENT - silu, 0.0) * elements[layer.output]
 
 
-def keeping_order(plan: Plan, losses: Mapping[str, float], elements: Mapping[str, int]) -> list[str]:
-    """All layers: at each step the one with most loss (alone in int8) for the cost that keeping it adds."""
+def keeping_order(plan: Plan, losses: Mapping[str, float], elements: Mapping[str, int]) -> Iterator[str]:
+    """All layers: at each step the one with most loss (alone in int8) for the cost that keeping it adds.
+
+    Each step weighs all that are left, so what is not asked for is not computed.
+    """
     order: list[str] = []
     left = dict(losses)
     now = cost(plan.keeping(()), elements)
@@ -63,4 +66,4 @@ def keeping_order(plan: Plan, losses: Mapping[str, float], elements: Mapping[str
         order.append(best)
         now += added[best]
         del left[best]
-    return order
+        yield best

@@ -7,11 +7,14 @@ they stay float32, so no scale ever spans pixels and probabilities.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from ..graph import body_nodes, name_nodes, prediction_convolutions
 
@@ -32,6 +35,11 @@ class Layer:
     weight: np.ndarray  # (out, in / groups, h, w) float32
     bias: np.ndarray  # (out,) float32
     groups: int
+    negative_slope: float | None = None  # of ReLU (0) or leaky ReLU behind it
+
+    @property
+    def has_relu(self) -> bool:
+        return self.negative_slope == 0
 
     @property
     def has_silu(self) -> bool:
@@ -67,12 +75,23 @@ def find_body(model: onnx.ModelProto) -> Body:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     layers, ends = (
-        tuple(_layer(node, weights, readers) for node in some if node.op_type == "Conv" and node.input[1] in weights)
+        _named_once(_layer(node, weights, readers) for node in some if node.op_type == "Conv" and node.input[1] in weights)
         for some in (nodes, predictions)
     )
     if not layers:
         raise ValueError("the graph has no convolution before its prediction convolutions: nothing can become int8")
     return Body(layers, ends, tuple(nodes))
+
+
+def _named_once(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """Convolutions that share their weights, as heads of some networks do, are layers of their own."""
+    seen: Counter[str] = Counter()
+    named = []
+    for layer in layers:
+        seen[layer.name] += 1
+        again = seen[layer.name]
+        named.append(layer if again == 1 else replace(layer, name=f"{layer.name} ({again})"))
+    return tuple(named)
 
 
 def _layer(
@@ -85,17 +104,23 @@ def _layer(
         )
     has_bias = len(conv.input) > 2 and conv.input[2] != ""
     bias = numpy_helper.to_array(weights[conv.input[2]]) if has_bias else np.zeros(len(weight), np.float32)
-    groups = next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
+    groups = _attribute(conv, "group", 1)
     output = conv.output[0]
     nodes: tuple[str, ...] = (conv.name,)
-    result = output
+    result, slope = output, None
     after = readers.get(output, [])
     if len(after) == 1 and after[0].op_type in ("Relu", "LeakyRelu"):
         nodes, result = (*nodes, after[0].name), after[0].output[0]
+        slope = _attribute(after[0], "alpha", 0.01) if after[0].op_type == "LeakyRelu" else 0.0
     elif (silu := _silu(output, after, readers)) is not None:
         nodes, result = (*nodes, *(node.name for node in silu)), silu[1].output[0]
     name = conv.input[1].removesuffix(".weight").removeprefix("net.")
-    return Layer(name, nodes, conv.input[0], output, result, weight, bias, groups)
+    return Layer(name, nodes, conv.input[0], output, result, weight, bias, groups, slope)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    found = (helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == name)
+    return next(found, default)
 
 
 def _silu(

@@ -36,12 +36,14 @@ class Plan:
 def tensors_to_round(body: Body, target: Target) -> list[str]:
     """Tensors that get a scale, in graph order.
 
-    cpu: all, as ONNX Runtime computes in integers only where each operand and the result are rounded. openvino and
+    cpu: all, as ONNX Runtime computes in integers only where each operand and the result are rounded; but nothing between
+    a convolution and its ReLU, which rounding to what is not negative contains. openvino and
     tensorrt: what convolutions read (SiLU is computed in floating point inside their kernels); tensorrt also what is
     added, so that a residual is added in the convolution's kernel.
     """
     if target == "cpu":
         wanted = {output for node in body.nodes for output in node.output}
+        wanted -= {layer.output for layer in body.layers if layer.has_relu}
     else:
         wanted = {layer.input for layer in body.layers}
         if target == "tensorrt":
@@ -74,7 +76,7 @@ def make_plan(
         whole = grid_of(min(low for low, _ in ranges), max(high for _, high in ranges), symmetric)
         choices |= {name: replace(choices[name], grid=whole) for name in group}
     weights = {
-        layer.name: round_weights(layer, samples[layer.input], choices[layer.input].grid, pairs=target == "cpu")
+        layer.name: round_weights(layer, samples[layer.input], choices[layer.input].grid, pairs=target != "tensorrt")
         for layer in body.layers
     }
     return Plan(target, body, choices, weights)

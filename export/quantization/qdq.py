@@ -9,9 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..graph import drop_unused_initializers
-from .layers import JOINS, MOVES
+from .layers import JOINS, MOVES, Layer
 from .plan import Plan
-from .weights import RoundedWeights
 
 # Operators that ONNX Runtime computes in integers on a CPU when all operands and the result are rounded.
 _INTEGER_OPERATORS = ("Conv", "Sigmoid", "Mul", "Relu", "LeakyRelu", *JOINS, *MOVES)
@@ -34,7 +33,7 @@ def quantize(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     for node in graph.node:
         if node.name in integer and node.name in layers:
             layer = layers[node.name]
-            nodes += _convolution(graph, node, plan.weights[layer.name], plan.grid(layer.input).scale, plan.target)
+            nodes += _convolution(graph, node, layer, plan)
         nodes.append(node)
         for output in node.output:
             if output in rounded:
@@ -54,14 +53,15 @@ def integer_nodes(plan: Plan) -> set[str]:
     """
     convolutions = {layer.nodes[0]: layer for layer in plan.body.layers}
     inner = {name for layer in plan.body.layers for name in layer.nodes[1:-1]}  # the Sigmoid of SiLU
+    relus = {layer.nodes[1] for layer in plan.body.layers if layer.has_relu and plan.target == "cpu"}
     kept = {name for layer in plan.body.layers if layer.name in plan.kept for name in layer.nodes}
     wanted: set[str] = set()  # tensors that integer nodes read
     found: set[str] = set()
     for node in reversed(plan.body.nodes):
         if node.op_type == "Conv":
             integer = node.name in convolutions and node.name not in kept
-        elif node.name in kept:
-            integer = False
+        elif node.name in kept or node.name in relus:
+            integer = node.name not in kept  # a ReLU is part of its convolution
         else:
             integer = _can_compute(node, plan) and (node.name in inner or any(name in wanted for name in node.output))
         if integer:
@@ -97,19 +97,16 @@ def _pair(graph: onnx.GraphProto, tensor: str, result: str, plan: Plan) -> Itera
     yield helper.make_node("DequantizeLinear", [integers, scale, zero], [result], name=f"{tensor}_dequantize")
 
 
-def _convolution(
-    graph: onnx.GraphProto, conv: onnx.NodeProto, weights: RoundedWeights, input_scale: float, target: str
-) -> Iterator[onnx.NodeProto]:
-    name = conv.input[1]
+def _convolution(graph: onnx.GraphProto, conv: onnx.NodeProto, layer: Layer, plan: Plan) -> Iterator[onnx.NodeProto]:
+    weights, name, bias_name = plan.weights[layer.name], f"{layer.name}.weight", f"{layer.name}.bias"
     integers = _constant(graph, f"{name}_integers", weights.integers)
     scales = _constant(graph, f"{name}_scale", weights.scales)
     zeros = _constant(graph, f"{name}_zero_point", np.zeros(len(weights.scales), np.int8))
     yield helper.make_node(
         "DequantizeLinear", [integers, scales, zeros], [f"{name}_rounded"], name=f"{name}_dequantize", axis=0
     )
-    bias_name = conv.input[2] if len(conv.input) > 2 and conv.input[2] else f"{conv.name}_bias"
-    if target == "cpu":  # ONNX Runtime adds the bias to the integer sums
-        bias_scales = (weights.scales * np.float32(input_scale)).astype(np.float32)
+    if plan.target == "cpu":  # ONNX Runtime adds the bias to the integer sums
+        bias_scales = (weights.scales * np.float32(plan.grid(layer.input).scale)).astype(np.float32)
         whole = np.clip(np.rint(weights.bias.astype(np.float64) / bias_scales), -(2**31), 2**31 - 1).astype(np.int32)
         inputs = [
             _constant(graph, f"{bias_name}_integers", whole),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ class Readers:
 
     def __init__(self, body: Body, samples: dict[str, Samples]) -> None:
         self._samples = samples
-        self._silu = {layer.output: layer.result for layer in body.layers if layer.has_silu}
+        self._activations = {layer.output: layer for layer in body.layers if layer.result != layer.output}
         self._layers: dict[str, list[Layer]] = {}
         for layer in (*body.layers, *body.predictions):
             self._layers.setdefault(layer.input, []).append(layer)
@@ -39,9 +40,11 @@ class Readers:
 
     def of(self, tensor: str) -> Reader:
         """Error of all convolutions that the tensor reaches, each relative to its output; of its values without any."""
-        if tensor in self._silu:
-            behind = self.of(self._silu[tensor])
-            return lambda rows, rounded: behind(silu(rows), silu(rounded))
+        if (layer := self._activations.get(tensor)) is not None:
+            behind = self.of(layer.result)
+            slope = layer.negative_slope
+            activation = silu if slope is None else partial(leaky_relu, slope=slope)
+            return lambda rows, rounded: behind(activation(rows), activation(rounded))
         readers = self._convolutions(tensor, 0, None)
         if not readers:
             return reads_values
@@ -84,6 +87,10 @@ def _relative(weight: np.ndarray, groups: int, energy: float) -> Reader:
 
 def silu(values: np.ndarray) -> np.ndarray:
     return np.asarray(values / (1 + np.exp(-values.clip(-80, None))), np.float32)
+
+
+def leaky_relu(values: np.ndarray, slope: float) -> np.ndarray:
+    return np.where(values < 0, np.float32(slope) * values, values)
 
 
 def reads_values(rows: np.ndarray, rounded: np.ndarray) -> float:

@@ -17,11 +17,12 @@ SHOWN = 40  # layers in the picture, the most sensitive ones
 def write_sensitivity(path: Path, found: Found) -> None:
     """``path`` (.json): ranking, trials, and how each tensor is rounded; beside it the picture, .png. OutputError."""
     plan = found.plan
+    unranked = [layer.name for layer in plan.body.layers if layer.name not in found.ranking]
     document = {
         "target": plan.target,
         "layers": [
             {"name": name, "pose_loss_alone": loss, "kept_float32": name in plan.kept}
-            for name, loss in found.ranking.items()
+            for name, loss in (found.ranking | {name: None for name in unranked}).items()
         ],
         "trials": [{"layers_kept": count, **asdict(trial)} for count, trial in sorted(found.trials.items())],
         "tensors": {name: asdict(choice) for name, choice in plan.choices.items()},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 
 import onnx
 
@@ -27,16 +29,23 @@ class Found:
     plan: Plan
     trial: Trial
     trials: dict[int, Trial]
-    ranking: dict[str, float]  # layer -> pose loss with this layer alone in int8, falling
+    ranking: dict[str, float]  # layer -> pose loss with this layer alone in int8, falling; those that time allowed
     met: bool  # the budget is met
     finished: bool  # before the time was up
 
 
-def rank(plan: Plan, model: onnx.ModelProto, trials: Trials, journal: Journal, progress: Progress) -> dict[str, float]:
-    """Layer -> pose loss with this layer alone in int8; the most sensitive first."""
+def rank(
+    plan: Plan, model: onnx.ModelProto, trials: Trials, journal: Journal, progress: Progress, deadline: float = math.inf
+) -> dict[str, float]:
+    """Layer -> pose loss with this layer alone in int8; the most sensitive first.
+
+    deadline: of ``time.monotonic``; layers that it leaves unmeasured are missing.
+    """
     names = [layer.name for layer in plan.body.layers]
     losses = {}
     for i in progress(range(len(names)), len(names), "sensitivity of layers"):
+        if time.monotonic() > deadline:
+            break
         alone = partial(_loss_alone, plan, model, trials, names[i])
         losses[names[i]] = float(journal.ask(f"alone {names[i]}", alone))
     return dict(sorted(losses.items(), key=lambda item: -item[1]))
@@ -52,7 +61,7 @@ def search(
     model: onnx.ModelProto,
     trials: Trials,
     ranking: dict[str, float],
-    order: Sequence[str],
+    order: Iterable[str],
     max_ap_drop: float,
     journal: Journal,
     say: Callable[[str], None],
@@ -60,18 +69,23 @@ def search(
 ) -> Found:
     """The fewest layers that must be kept for the budget: 0, 1, 2, 4 ... of ``order``, then halving.
 
-    At least one layer is int8. deadline: of ``time.monotonic``; after it no trial begins.
+    At least one layer is int8. deadline: of ``time.monotonic``; after it no trial but the first begins.
     """
     tried: dict[int, Trial] = {}
+    layers, rest = len(plan.body.layers), iter(order)
+    first: list[str] = []
+
+    def keeping(count: int) -> Plan:
+        first.extend(islice(rest, max(count - len(first), 0)))
+        return plan.keeping(first[:count])
 
     def meets(count: int) -> bool:
-        kept = plan.keeping(order[:count])
-        answer = journal.ask(f"keeping {count}", lambda: asdict(trials.run(quantize(model, kept))))
+        answer = journal.ask(f"keeping {count}", lambda: asdict(trials.run(quantize(model, keeping(count)))))
         tried[count] = Trial(**answer)
-        say(f"{count} of {len(order)} layers kept float32: {_told(tried[count])}")
+        say(f"{count} of {layers} layers kept float32: {_told(tried[count])}")
         return within(tried[count], max_ap_drop)
 
-    counts = [0, *(1 << i for i in range(len(order).bit_length()) if 1 << i < len(order) - 1), len(order) - 1]
+    counts = [0, *(1 << i for i in range(layers.bit_length()) if 1 << i < layers - 1), layers - 1]
     failed, passed = -1, None
     finished = True
     for count in dict.fromkeys(counts):
@@ -92,7 +106,7 @@ def search(
         else:
             failed = middle
     best = passed if passed is not None else min(tried, key=lambda count: _figure(tried[count]))
-    return Found(plan.keeping(order[:best]), tried[best], tried, ranking, passed is not None, finished)
+    return Found(keeping(best), tried[best], tried, ranking, passed is not None, finished)
 
 
 def within(trial: Trial, max_ap_drop: float) -> bool:

@@ -14,7 +14,7 @@ from yolopose.runtime.estimator import people_in_image
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
-from ..graph_run import feed, letterboxed, open_session
+from ..graph_run import feed, in_batches, letterboxed, open_session
 from ..images import ExportImages
 from .poses import Change, change, pose_loss, signed
 
@@ -89,9 +89,10 @@ class Trials:
         """People of the first ``count`` images at score 0.01, in pixels of the images."""
         session = open_session(model)
         people = []
-        for frame, placement in self.frames[:count]:
-            raw = session.run(OUTPUT_NAMES, feed(frame, SCORE, iou_threshold, self.rows))
-            people.append(people_in_image(RawPeople(*raw), 0, placement))
+        for batch in in_batches(self.frames[:count], self.rows):
+            frames = [frame for frame, _ in batch]
+            raw = RawPeople(*session.run(OUTPUT_NAMES, feed(frames, SCORE, iou_threshold, self.rows)))
+            people += [people_in_image(raw, row, placement) for row, (_, placement) in enumerate(batch)]
         return people
 
     def _ap_of(self, people: list[PoseResult]) -> float | None:

@@ -45,10 +45,8 @@ def round_weights(layer: Layer, inputs: Samples, grid: Grid, pairs: bool, correc
             error[_largest_pair(integers) > _LARGEST_PAIR] = np.inf
         better = error < best
         best, scales = np.where(better, error, best), np.where(better, tried, scales)
-    if (
-        pairs
-    ):  # ONNX Runtime adds the bias as an int32 of this scale: it must fit, also where weights are next to nothing
-        scales = np.maximum(scales, (np.abs(layer.bias) / (_LARGEST_BIAS * grid.scale)).astype(np.float32))
+    # The bias becomes an int32 of this scale: it must fit, also where weights are next to nothing.
+    scales = np.maximum(scales, (np.abs(layer.bias) / (_LARGEST_BIAS * grid.scale)).astype(np.float32))
     integers = _integers(layer.weight, scales)
     bias = layer.bias
     if correct_bias:

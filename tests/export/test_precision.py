@@ -98,7 +98,7 @@ def test_graph_without_convolution_is_refused() -> None:
 
 def outputs(model: onnx.ModelProto) -> list[np.ndarray]:
     session = open_session(model)
-    return [value for image in pictures(2, seed=9) for value in session.run(None, feed(image))]
+    return [value for image in pictures(2, seed=9) for value in session.run(None, feed([image]))]
 
 
 def loud_graph() -> onnx.ModelProto:
@@ -152,10 +152,10 @@ def test_the_rounded_copy_rounds_each_result_once() -> None:
     session = open_session(with_outputs(copy, ["stem_out_rounded", "sum_rounded", "predict_boxes_out"]))
     plain = open_session(with_outputs(model, ["stem_out", "predict_boxes_out"]))
     for image in pictures(2):
-        stem, total, boxes = session.run(None, feed(image))
+        stem, total, boxes = session.run(None, feed([image]))
         for value in (stem, total):
             np.testing.assert_array_equal(value, value.astype(np.float16).astype(np.float32))
-        before, boxes_before = plain.run(None, feed(image))
+        before, boxes_before = plain.run(None, feed([image]))
         np.testing.assert_allclose(stem, before, rtol=2e-3, atol=5e-3)
         assert not np.array_equal(boxes, boxes.astype(np.float16).astype(np.float32))  # predictions are float32
         np.testing.assert_allclose(boxes, boxes_before, atol=0.05)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from yolopose.export.graph import prediction_convolutions
 from yolopose.export.graph_run import feed, open_session
@@ -17,14 +17,14 @@ from yolopose.export.quantization.layers import find_body
 from yolopose.export.quantization.plan import TARGETS, Target
 from yolopose.export.quantization.qdq import quantize
 
-from .graphs import pictures, small_graph, small_plan
+from .graphs import SIZE, pictures, small_graph, small_plan
 
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 
 
 def outputs(model: onnx.ModelProto, images: list[np.ndarray]) -> np.ndarray:
     session = open_session(model, threads=1)
-    return np.stack([np.stack(session.run(None, feed(image))) for image in images])
+    return np.stack([np.stack(session.run(None, feed([image]))) for image in images])
 
 
 def operators(model: onnx.ModelProto) -> collections.Counter[str]:
@@ -141,6 +141,73 @@ def test_tensors_of_one_grid_keep_the_widest_range_of_all(target: Target) -> Non
         low, high = grids.pop().range
         assert low < -0.1
         assert high > 0.1
+
+
+def chain(activation: str, shared: bool = False) -> onnx.ModelProto:
+    """Three convolutions in a row with ``activation`` between them; the second with the first one's weights."""
+    rng = np.random.default_rng(3)
+    weights = {f"w{i}": rng.normal(0, 0.3, (3, 3, 3, 3)).astype(np.float32) for i in range(3)}
+    nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=onnx.TensorProto.FLOAT)]
+    nodes.append(helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]))
+    nodes.append(helper.make_node("Mul", ["planes", "scale"], ["x0"]))
+    for i in range(3):
+        weight = "w0" if shared and i == 1 else f"w{i}"
+        nodes.append(helper.make_node("Conv", [f"x{i}", weight], [f"y{i}"], f"conv{i}", pads=[1] * 4))
+        nodes.append(helper.make_node(activation if i < 2 else "Sigmoid", [f"y{i}"], [f"x{i + 1}"], f"act{i}"))
+    value = helper.make_tensor_value_info
+    inputs = [value("images", onnx.TensorProto.UINT8, ["batch", SIZE, SIZE, 3])]
+    inputs += [value(name, onnx.TensorProto.FLOAT, ["batch", 1]) for name in ("score_threshold", "iou_threshold")]
+    held = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    held.append(numpy_helper.from_array(np.array(1 / 64, np.float32), "scale"))
+    outputs = [value("x3", onnx.TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])]
+    graph = helper.make_graph(nodes, "chain", inputs, outputs, held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_relu_is_contained_in_the_rounding_behind_it(target: Target, tmp_path: Path) -> None:
+    model = chain("Relu")
+    rounded = quantize(model, small_plan(target, model))
+    quantized = {node.input[0] for node in rounded.graph.node if node.op_type == "QuantizeLinear"}
+    assert not quantized & {"y0", "y1"}
+    assert "x1" in quantized
+    images = pictures(8, seed=9)
+    before, after = outputs(model, images), outputs(rounded, images)
+    assert np.abs(before - after).mean() < 0.05 * before.std()
+    if target == "cpu":
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(rounded.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = operators(onnx.load(tmp_path / "optimized.onnx"))
+        assert found["QLinearConv"] == 2
+        assert found["Relu"] == 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_leaky_relu_is_looked_through(target: Target) -> None:
+    model = chain("LeakyRelu")
+    plan = small_plan(target, model)
+    assert [layer.negative_slope for layer in plan.body.layers] == [pytest.approx(0.01)] * 2
+    images = pictures(8, seed=9)
+    before, after = outputs(model, images), outputs(quantize(model, plan), images)
+    assert np.abs(before - after).mean() < 0.05 * before.std()
+    if target == "cpu":  # cutting most of what is negative costs nothing behind a slope of 0.01
+        low, high = plan.grid("y0").range
+        assert -low < high
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_layers_that_share_weights_are_rounded_each_for_itself(target: Target) -> None:
+    model = chain("Relu", shared=True)
+    plan = small_plan(target, model)
+    assert [layer.name for layer in plan.body.layers] == ["w0", "w0 (2)"]
+    images = pictures(8, seed=9)
+    for kept in ([], ["w0"], ["w0 (2)"]):
+        rounded = quantize(model, plan.keeping(kept))
+        onnx.checker.check_model(rounded, full_check=True)
+        before, after = outputs(model, images), outputs(rounded, images)
+        assert 0 < np.abs(before - after).mean() < 0.05 * before.std()
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:

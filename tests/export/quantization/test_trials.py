@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,17 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from yolopose.export.graph_run import feed
 from yolopose.export.images import ExportImages
 from yolopose.export.quantization.build import share_out
+from yolopose.export.quantization.calibration import collect
 from yolopose.export.quantization.journal import Journal
-from yolopose.export.quantization.plan import Plan
+from yolopose.export.quantization.layers import find_body
+from yolopose.export.quantization.plan import Plan, tensors_to_sample
 from yolopose.export.quantization.poses import Change, change, pose_loss, signed
+from yolopose.export.quantization.report import picture, write_sensitivity
 from yolopose.export.quantization.search import Found, rank, search, shortfall, within
 from yolopose.export.quantization.trials import Trial
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17
 
-from .graphs import small_graph, small_plan
+from .graphs import SIZE, pictures, small_graph, small_plan
 
 
 def people(count: int, seed: int = 0) -> PoseResult:
@@ -213,3 +218,36 @@ def test_changes_of_nobody_are_empty() -> None:
     empty = change(people(0), people(0), COCO_17)
     assert isinstance(empty, Change)
     assert len(signed(people(0), empty, np.random.default_rng(0))) == 0
+
+
+def test_layers_that_time_leaves_unranked_are_missing_and_nothing_is_kept_blindly(plan: Plan, tmp_path: Path) -> None:
+    notes, model, past = Journal(tmp_path / "journal.json", "key"), small_graph(), time.monotonic() - 1
+    trials = FakeTrials(WEIGHTS)
+    ranking = rank(plan, model, trials, notes, progress, past)  # type: ignore[arg-type]
+    assert ranking == {}
+    generous = search(plan, model, trials, ranking, list(ranking), 1.0, notes, lambda text: None, past)  # type: ignore[arg-type]
+    assert (generous.met, generous.finished, generous.plan.kept) == (True, True, set())
+    narrow = search(plan, model, trials, ranking, list(ranking), 0.5, notes, lambda text: None, past)  # type: ignore[arg-type]
+    assert (narrow.met, narrow.finished, list(narrow.trials)) == (False, False, [0])
+    picture(narrow)
+    write_sensitivity(tmp_path / "ranking.json", narrow)
+    document = json.loads((tmp_path / "ranking.json").read_text(encoding="utf-8"))
+    assert [layer["pose_loss_alone"] for layer in document["layers"]] == [None] * 4
+
+
+def test_an_image_to_calibrate_and_to_judge_is_refused(tmp_path: Path) -> None:
+    files = tuple(tmp_path / f"{i}.jpg" for i in range(60))
+    every = replace(images(60), paths=files)
+    others = replace(images(20, "others"), paths=(*(tmp_path / f"o{i}.jpg" for i in range(19)), tmp_path / "x/../7.jpg"))
+    with pytest.raises(ValueError, match=r"7\.jpg \(1 in all\) is to calibrate int8 and to judge it"):
+        share_out(every, others, seed=0)
+
+
+def test_a_fixed_batch_is_filled_with_images_and_gives_the_same_samples() -> None:
+    model = small_graph()
+    tensors = tensors_to_sample(find_body(model), "cpu")
+    one, two = (collect(model, tensors, pictures(5), rows=rows) for rows in (1, 2))
+    for name in tensors:
+        assert (one[name].low, one[name].high) == pytest.approx((two[name].low, two[name].high), abs=1e-5)
+        assert one[name].rows.shape == two[name].rows.shape
+    assert [frame.shape for frame in feed(pictures(3), rows=4).values()] == [(4, SIZE, SIZE, 3), (4, 1), (4, 1)]
