@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from yolopose.export import pipeline
@@ -98,3 +100,33 @@ def test_a_smaller_budget_keeps_more_layers_and_an_impossible_one_is_refused(dat
     assert export(*words, "--output", tmp_path / "none.onnx") == 3
     assert (tmp_path / "none.onnx.rejected").exists()
     assert not (tmp_path / "none.onnx").exists()
+
+
+def test_labels_of_another_skeleton_and_unreadable_images_are_named(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network has 17 keypoints, the labels 5; and of 48 photographs one is no picture."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(48):
+        cv2.imwrite(str(folder / f"{i:02}.png"), rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 50, "keypoints": [5, 5, 2] * 5}
+    labels = {
+        "images": [{"id": i + 1, "file_name": f"{i:02}.png", "width": 40, "height": 40} for i in range(48)],
+        "annotations": [{**person, "num_keypoints": 5}],
+        "categories": [{"id": 1, "name": "person", "keypoints": [f"point {i}" for i in range(5)]}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    words = ("--weights", tiny_weights, "--int8", "--output", tmp_path / "out", *FIXED, "--images", folder)
+    assert export(*words, "--data", tmp_path / "labels.json") == 1
+    said = capsys.readouterr().err
+    assert "labels.json" in said
+    assert "5" in said
+    assert "17" in said
+    assert export(*words, "--calibration", folder) == 2
+    assert "to calibrate int8 and to judge it" in capsys.readouterr().err
+    (folder / "07.png").write_bytes(b"no picture")
+    assert export(*words) == 1
+    assert "07.png" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
