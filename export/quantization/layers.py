@@ -75,7 +75,9 @@ def find_body(model: onnx.ModelProto) -> Body:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     layers, ends = (
-        _named_once(_layer(node, weights, readers) for node in some if node.op_type == "Conv" and node.input[1] in weights)
+        _named_once(
+            _layer(node, weights, readers) for node in some if node.op_type == "Conv" and node.input[1] in weights
+        )
         for some in (nodes, predictions)
     )
     if not layers:

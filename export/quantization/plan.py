@@ -36,8 +36,8 @@ class Plan:
 def tensors_to_round(body: Body, target: Target) -> list[str]:
     """Tensors that get a scale, in graph order.
 
-    cpu: all, as ONNX Runtime computes in integers only where each operand and the result are rounded; but nothing between
-    a convolution and its ReLU, which rounding to what is not negative contains. openvino and
+    cpu: all, as ONNX Runtime computes in integers only where each operand and the result are rounded; but nothing
+    between a convolution and its ReLU, which rounding to what is not negative contains. openvino and
     tensorrt: what convolutions read (SiLU is computed in floating point inside their kernels); tensorrt also what is
     added, so that a residual is added in the convolution's kernel.
     """

@@ -11,7 +11,7 @@ import torch
 from yolopose.data.batch import collate
 from yolopose.data.sample import Sample
 
-from .pictures import FOUR, Pictures, sample_of
+from .pictures import Pictures, sample_of
 
 
 def same_size(*people: int) -> list[Sample]:
@@ -26,7 +26,7 @@ def same_size(*people: int) -> list[Sample]:
 
 def test_rows_are_people_or_padding() -> None:
     samples = same_size(2, 0, 3)
-    images, people = collate(samples, 4)
+    images, people = collate(samples)
     assert (images.shape, images.dtype) == ((3, 3, 6, 8), torch.uint8)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert images[:, 0, 0, 0].tolist() == [2, 0, 3]
@@ -46,7 +46,7 @@ def test_rows_are_people_or_padding() -> None:
 @pytest.mark.parametrize("k", [1, 17])
 def test_nobody(k: int) -> None:
     empty = sample_of(np.zeros((4, 4, 3), np.uint8), [], np.zeros((0, k, 3)))
-    _, people = collate([empty, empty], k)
+    _, people = collate([empty, empty])
     assert [tuple(part.shape) for part in people] == [
         (2, 0, 4), (2, 0, k, 2), (2, 0, k), (2, 0), (2, 0), (2, 0), (2, 0)
     ]  # fmt: skip
@@ -54,19 +54,19 @@ def test_nobody(k: int) -> None:
 
 def test_unlabelled_keypoints_are_zero_whatever_they_held() -> None:
     keypoints = np.array([[[1, 2, 2], [np.nan, np.inf, 0], [7, 7, 0], [3, 4, 1]]])
-    _, people = collate([sample_of(np.zeros((4, 4, 3), np.uint8), [[0, 0, 4, 4]], keypoints)], 4)
+    _, people = collate([sample_of(np.zeros((4, 4, 3), np.uint8), [[0, 0, 4, 4]], keypoints)])
     assert people.keypoints.tolist() == [[[[1, 2], [0, 0], [0, 0], [3, 4]]]]
     assert people.visible.tolist() == [[[True, False, False, True]]]
 
 
 def test_the_batch_is_a_copy() -> None:
     sample = Pictures(4)[3]
-    images, people = collate([sample], FOUR.num_keypoints)
+    images, people = collate([sample])
     images += 1
     people.boxes.add_(1)
     np.testing.assert_array_equal(sample.image, Pictures(4)[3].image)
 
 
 def test_to_device() -> None:
-    _, people = collate([Pictures(4)[3]], 4)
+    _, people = collate([Pictures(4)[3]])
     assert all(a.dtype == b.dtype and a.shape == b.shape for a, b in zip(people, people.to("meta"), strict=True))

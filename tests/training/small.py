@@ -60,7 +60,7 @@ def _drawn(count: int, index: int) -> Sample:
 
 def small_batch(source: SyntheticSource, count: int = BATCH) -> Batch:
     samples = [source[index] for index in range(count)]
-    return Batch(*collate(samples, source.skeleton.num_keypoints), [])
+    return Batch(*collate(samples), [])
 
 
 class Record(Console):

@@ -69,7 +69,7 @@ def publish(head: AnchorHead) -> None:
 @pytest.fixture(scope="module")
 def people() -> People:
     source = SyntheticSource(SyntheticScenes(SCENES, (SIZE, SIZE), seed=5, people=(1, 3)))
-    return collate([source[index] for index in range(SCENES)], 17)[1]
+    return collate([source[index] for index in range(SCENES)])[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Memory that a training keeps, as a process that runs nothing else sees it."""
+"""Memory that a training keeps, as a process that runs nothing else sees it; processes that make batches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from yolopose.training import resources
 
 # Page faults of making, filling and dropping 64 MiB: each block that comes anew from the system has 16,384 pages.
 SCRIPT = """
@@ -31,3 +34,24 @@ def _faults(device: str) -> int:
 def test_memory_stays_for_training_on_a_cpu_alone() -> None:
     assert _faults("cpu") < 10
     assert _faults("cuda") > 30  # as glibc has it; with huge pages 32
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "in_memory", "workers"),
+    [
+        (1, "cpu", True, 0), (2, "cpu", True, 0), (2, "cpu", False, 1), (2, "cuda", True, 1), (4, "cpu", True, 3),
+        (16, "cuda", True, 8), (16, "cuda", False, 8),
+    ],
+)  # fmt: skip
+def test_workers(monkeypatch: pytest.MonkeyPatch, cores: float, device: str, in_memory: bool, workers: int) -> None:
+    monkeypatch.setattr(resources, "usable_cores", lambda: cores)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert resources.workers_for(None, torch.device(device), in_memory) == workers
+    assert resources.workers_for(5, torch.device(device), in_memory) == 5
+
+
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "usable_cores", lambda: 4.0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert resources.workers_for(None, torch.device("cpu"), True) == 0
+    assert resources.workers_for(None, torch.device("cuda"), True) == 1

@@ -15,7 +15,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("weights", metavar="FILE", help="any checkpoint that yolopose reads")
     made.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .pt to write")
     made.add_argument("--half", action="store_true", help="float16 weights: half the size")
-    made.add_argument("--widen", type=int, metavar="N", help="N times the channels, same outputs: to train on from there")
+    made.add_argument(
+        "--widen", type=int, metavar="N", help="N times the channels, same outputs: to train on from there"
+    )
     made.add_argument("--licence", metavar="TEXT", help="terms of the weights, stored inside; default: as they were")
     return made
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .sample import Sample
+from .sample import PersonLabels, Sample, joined
 
 
 class People(NamedTuple):
@@ -45,34 +45,40 @@ class Batch(NamedTuple):
     damaged: list[str]  # pictures that could not be used; others stand in for them
 
 
-def collate(samples: Sequence[Sample], num_keypoints: int) -> tuple[Tensor, People]:
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, People]:
     """Samples of one picture size -> images and padded people."""
-    most = max((len(sample) for sample in samples), default=0)
-    shape = (len(samples), most)
-    boxes = np.zeros((*shape, 4), np.float32)
-    keypoints = np.zeros((*shape, num_keypoints, 2), np.float32)
-    visible = np.zeros((*shape, num_keypoints), bool)
-    areas = np.zeros(shape, np.float32)
-    labels = np.zeros(shape, np.int64)
-    valid, ignore = np.zeros(shape, bool), np.zeros(shape, bool)
-    for row, sample in enumerate(samples):
-        n = len(sample)
-        seen = sample.keypoints[..., 2] > 0
-        boxes[row, :n], areas[row, :n], labels[row, :n] = sample.boxes, sample.areas, sample.labels
-        visible[row, :n] = seen
-        keypoints[row, :n] = np.where(seen[..., None], sample.keypoints[..., :2], 0)
-        valid[row, :n], ignore[row, :n] = ~sample.crowd, sample.crowd
-    return _stacked([sample.image for sample in samples]), _people(
-        boxes, keypoints, visible, areas, labels, valid, ignore
-    )
+    pictures = empty_pictures(len(samples), samples[0].image.shape)
+    np.stack([sample.image for sample in samples], out=pictures.numpy())
+    picture = np.repeat(np.arange(len(samples)), [len(sample) for sample in samples])
+    return as_images(pictures), padded(joined([sample.people for sample in samples]), picture, len(samples))
 
 
-def _stacked(images: Sequence[np.ndarray]) -> Tensor:
-    shape = (len(images), *images[0].shape)
+def padded(people: PersonLabels, picture: np.ndarray, count: int) -> People:
+    """picture: (n,) in which of ``count`` pictures each of the people is, rising."""
+    people_in = np.bincount(picture, minlength=count)
+    row = np.arange(len(picture)) - (people_in.cumsum() - people_in)[picture]
+    shape = (count, int(people_in.max(initial=0)))
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        made = np.zeros((*shape, *values.shape[1:]), values.dtype)
+        made[picture, row] = values
+        return made
+
+    visible = people.keypoints[..., 2] > 0
+    keypoints = np.where(visible[..., None], people.keypoints[..., :2], np.float32(0))
+    parts = (people.boxes, keypoints, visible, people.areas, people.labels, ~people.crowd, people.crowd)
+    return _people(*map(spread, parts))
+
+
+def empty_pictures(count: int, shape: tuple[int, ...]) -> Tensor:
+    """(count, *shape) uint8 to be filled."""
     if get_worker_info() is None:
-        stacked = torch.empty(shape, dtype=torch.uint8)
-    else:  # where the other process will read it, so that it is not copied there
-        size = int(np.prod(shape))
-        stacked = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size)).view(shape)
-    np.stack(images, out=stacked.numpy())
-    return stacked.permute(0, 3, 1, 2)
+        return torch.empty((count, *shape), dtype=torch.uint8)
+    # Where the other process will read it, so that it is not copied there.
+    storage = torch.UntypedStorage._new_shared(count * int(np.prod(shape)))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(count, *shape)
+
+
+def as_images(pictures: Tensor) -> Tensor:
+    """(B, H, W, 3) -> (B, 3, H, W), channels last in memory."""
+    return pictures.permute(0, 3, 1, 2)

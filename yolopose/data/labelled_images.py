@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,21 +14,11 @@ from yolopose.runtime.skeleton import Skeleton
 
 from .coco import CocoImage, CocoKeypoints, CocoPerson
 from .parallel import in_threads
-from .sample import DamagedImage, Sample
+from .sample import DamagedImage, PersonLabels, Sample
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # as of Console.progress
 
 _BEYOND = 1.0  # px by which a box may leave the picture before it is worth a word: rounding
-
-
-class _Labels(NamedTuple):
-    """The arrays of a Sample."""
-
-    boxes: np.ndarray
-    keypoints: np.ndarray
-    areas: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
 
 
 class LabelledImages:
@@ -94,7 +84,7 @@ class LabelledImages:
             pixels = np.asarray(cv2.resize(pixels, self._size(image), interpolation=cv2.INTER_AREA), np.uint8)
         return _read_only(pixels)
 
-    def _prepare(self, image: CocoImage, people: tuple[CocoPerson, ...], numbers: dict[int, int]) -> _Labels:
+    def _prepare(self, image: CocoImage, people: tuple[CocoPerson, ...], numbers: dict[int, int]) -> PersonLabels:
         """Labels of those who are in the picture, in pixels of its reduced size."""
         size = np.array(image.size_wh, np.float64)
         scale = np.array(self._size(image)) / size
@@ -118,7 +108,7 @@ class LabelledImages:
             boxes.append((clipped * scale).reshape(4))
             keypoints.append(points)
         count = len(kept)
-        return _Labels(
+        return PersonLabels(
             _read_only(np.array(boxes, np.float32).reshape(count, 4)),
             _read_only(np.array(keypoints, np.float32).reshape(count, self.skeleton.num_keypoints, 3)),
             _read_only(np.array([person.area * scale.prod() for person in kept], np.float32)),

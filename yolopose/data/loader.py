@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from yolopose.runtime.errors import DataError
 from yolopose.runtime.opencv import cv2
 
 from .augment import Augment
-from .batch import Batch, collate
+from .batch import Batch, as_images, empty_pictures, padded
+from .parallel import in_threads
 from .stand_in import StandIns
 
 Item = tuple[int, list[tuple[int, int]]]  # epoch; index and round of each sample
@@ -68,11 +69,16 @@ class _Batches(Dataset[Batch | DataError]):
         source = StandIns(usual.source)
         augment = Augment(source, usual.settings)
         try:
-            samples = [augment(index, np.random.default_rng((self.seed, epoch, index, n))) for index, n in drawn]
+            made = [augment.draw(index, np.random.default_rng((self.seed, epoch, index, n))) for index, n in drawn]
         except DataError as error:
             return error
-        images, people = collate(samples, source.skeleton.num_keypoints)
-        return Batch(images, people, source.damaged)
+        pictures = empty_pictures(len(made), (usual.settings.side, usual.settings.side, 3))
+        if get_worker_info() is None:  # the network waits
+            list(in_threads(augment.paint, made, list(pictures.numpy())))
+        else:
+            for one, out in zip(made, pictures.numpy(), strict=True):
+                augment.paint(one, out)
+        return Batch(as_images(pictures), padded(*augment.people(made), len(made)), source.damaged)
 
 
 def batches(

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from yolopose.runtime.machine import usable_cores
 from yolopose.runtime.opencv import cv2
@@ -16,9 +16,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """For work that waits for files or happens inside OpenCV, which lets other threads run."""
-    return _results(ThreadPoolExecutor(os.cpu_count()), function, items, 1)
+def in_threads(function: Callable[..., Result], *items: Sequence[Any]) -> Iterator[Result]:
+    """For work that waits for files or happens inside OpenCV, which lets other threads run; items as for ``map``."""
+    return _results(ThreadPoolExecutor(max(1, round(usable_cores()))), function, items, 1)
 
 
 def in_processes(
@@ -28,12 +28,14 @@ def in_processes(
     # Not forked: a process that holds threads (OpenCV's, torch's) does not fork safely.
     context = multiprocessing.get_context("spawn")
     processes = processes or max(1, int(usable_cores() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    return _results(ProcessPoolExecutor(processes, context, _start_process), function, items, chunk=8)
+    return _results(ProcessPoolExecutor(processes, context, _start_process), function, (items,), chunk=8)
 
 
-def _results(pool: Executor, function: Callable[[Item], Result], items: Sequence[Item], chunk: int) -> Iterator[Result]:
+def _results(
+    pool: Executor, function: Callable[..., Result], items: Sequence[Sequence[Any]], chunk: int
+) -> Iterator[Result]:
     try:
-        yield from pool.map(function, items, chunksize=chunk)
+        yield from pool.map(function, *items, chunksize=chunk)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from yolopose.runtime.skeleton import Skeleton
+
+
+class PersonLabels(NamedTuple):
+    """The arrays of a Sample, of n people."""
+
+    boxes: np.ndarray
+    keypoints: np.ndarray
+    areas: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+
+
+def joined(several: Sequence[PersonLabels]) -> PersonLabels:
+    """All of several pictures, one after the other."""
+    return PersonLabels(*(np.concatenate(part) for part in zip(*several, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +40,10 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @property
+    def people(self) -> PersonLabels:
+        return PersonLabels(self.boxes, self.keypoints, self.areas, self.labels, self.crowd)
 
 
 class DamagedImage(Exception):

@@ -1,7 +1,8 @@
 """A wider network that computes what a trained one computes: training goes on from there instead of from chance.
 
-Chen, Goodfellow, Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016: every channel is repeated, and
-whoever reads the copies shares one weight among them. The shares are unequal, so that the copies get different gradients.
+Chen, Goodfellow, Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016: every channel is repeated,
+and whoever reads the copies shares one weight among them. The shares are unequal, so that the copies get different
+gradients.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def _grown(tensor: Tensor, shape: torch.Size, factor: int, generator: torch.Gene
         for axis, (wide, narrow) in enumerate(zip(shape, tensor.shape, strict=False))
     )
     if not fits:
-        raise ValueError(f"{name} is {tuple(tensor.shape)}, and {tuple(shape)} in the wider network: not {factor} times")
+        raise ValueError(
+            f"{name} is {tuple(tensor.shape)}, and {tuple(shape)} in the wider network: not {factor} times"
+        )
     if tensor.dim() and shape[0] != tensor.shape[0]:
         tensor = tensor.repeat_interleave(factor, 0)
     if tensor.dim() > 1 and shape[1] != tensor.shape[1]:

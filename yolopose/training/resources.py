@@ -73,10 +73,18 @@ def keep_memory(device: torch.device) -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)  # no limit
 
 
-def workers_for(wanted: int | None) -> int:
-    """Processes that make batches: as wanted, else one for each core but the network's own."""
+def workers_for(wanted: int | None, device: torch.device, in_memory: bool) -> int:
+    """Processes that make batches: as wanted, else one for each core but the network's own.
+
+    None where the network computes on one or two cores and pictures are decoded: a worker that interrupts one thread of
+    the network holds up the other, which waits for it, and that costs more than to make the batch in between on both
+    (docs/log.md).
+    """
     if wanted is None:
-        return max(1, min(MOST_WORKERS, int(usable_cores() / local_processes()) - 1))
+        cores = int(usable_cores() / local_processes())
+        if device.type == "cpu" and cores <= 2 and in_memory:
+            return 0
+        return max(1, min(MOST_WORKERS, cores - 1))
     if wanted < 0:
         raise ValueError(f"--workers must not be negative, got {wanted}")
     return wanted

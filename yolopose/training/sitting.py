@@ -44,7 +44,8 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
     settings, source = session.settings, session.source
     if settings.batch % world_size():
         raise ValueError(f"--batch {settings.batch} cannot be shared evenly by {world_size()} processes")
-    device, workers = device_for(arguments.device), workers_for(arguments.workers)
+    device = device_for(arguments.device)
+    workers = workers_for(arguments.workers, device, fits_in_memory(source, settings))
     use_threads(arguments.threads)
     keep_memory(device)
     interrupt = Interrupt(arguments.max_minutes)
@@ -183,8 +184,7 @@ class _Augmentation:
 def preload(source: Mixed, settings: TrainSettings, console: Console) -> None:
     """Keep decoded pictures in memory where they fit: decoding would take more time than augmenting."""
     cv2.setNumThreads(1)  # before workers fork: OpenCV's own threads do not survive it
-    needed = pictures_bytes(len(source), settings.augment.size * max(settings.augment.scale[1], 1.0))
-    if needed < MEMORY_SHARE * free_memory():
+    if fits_in_memory(source, settings):
         source.preload(console.progress)
         return
     for part in source.sources:
@@ -192,6 +192,15 @@ def preload(source: Mixed, settings: TrainSettings, console: Console) -> None:
             part.preload(console.progress)
     if any(isinstance(part, LabelledImages) for part in source.sources):
         console.say(
-            f"{len(source)} pictures (up to {needed / 2**30:.1f} GiB) would take too much memory; "
+            f"{len(source)} pictures (up to {_bytes(source, settings) / 2**30:.1f} GiB) would take too much memory; "
             "they are read each time"
         )
+
+
+def fits_in_memory(source: Mixed, settings: TrainSettings) -> bool:
+    """All pictures, decoded."""
+    return _bytes(source, settings) < MEMORY_SHARE * free_memory()
+
+
+def _bytes(source: Mixed, settings: TrainSettings) -> float:
+    return pictures_bytes(len(source), settings.augment.size * max(settings.augment.scale[1], 1.0))

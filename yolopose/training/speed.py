@@ -24,7 +24,7 @@ from .engine import Engine
 from .options import train_parser
 from .resources import device_for, keep_memory, use_threads, workers_for
 from .session import open_session
-from .sitting import new_net, preload, stream_of
+from .sitting import fits_in_memory, new_net, preload, stream_of
 
 ROUNDS, STEPS = 7, 12
 READY = 6  # batches that wait after a bare turn, at most: taken before the clock starts
@@ -86,12 +86,13 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     keep_memory(device)
     engine = Engine(net, settings, order.steps_per_epoch, device)
     preload(session.source, settings, console)
-    workers = workers_for(arguments.workers)
+    workers = workers_for(arguments.workers, device, fits_in_memory(session.source, settings))
     stream = stream_of(session.source, settings, order, workers, pin_memory=device.type == "cuda")(0)
     figures = measure(engine, stream, console)
     document = {
         "network": net.config.name, "side": side, "gmacs": gmacs(net, (side, side)), "batch": settings.batch,
-        "precision": settings.precision, "optimizer": settings.optimizer, "threads": torch.get_num_threads(), **figures,
+        "precision": settings.precision, "optimizer": settings.optimizer,
+        "threads": torch.get_num_threads(), "workers": workers, **figures,
     }  # fmt: skip
     console.result(document, "\n".join(f"{name}: {value}" for name, value in document.items()))
 

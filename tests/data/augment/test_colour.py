@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.data.augment.colour import colour_matrix, shift_colours
+from yolopose.data.augment.colour import colour_matrix, draw_colours, shift_colours
+
+
+def shifted_by(image: np.ndarray, gains: Sequence[float], seed: int) -> np.ndarray:
+    out = np.empty_like(image)
+    shift_colours(image, draw_colours(gains, np.random.default_rng(seed)), out)
+    return out
 
 
 def noise() -> np.ndarray:
@@ -18,23 +26,22 @@ def noise() -> np.ndarray:
 @given(st.integers(0, 1000), st.tuples(*[st.floats(0, 2)] * 3))
 def test_any_gains(seed: int, gains: tuple[float, float, float]) -> None:
     image = noise()
-    shifted = shift_colours(image, gains, np.random.default_rng(seed))
+    shifted = shifted_by(image, gains, seed)
     assert (shifted.shape, shifted.dtype) == (image.shape, np.uint8)
-    assert not np.shares_memory(shifted, image)
     np.testing.assert_array_equal(image, noise())
-    np.testing.assert_array_equal(shifted, shift_colours(image, gains, np.random.default_rng(seed)))
+    np.testing.assert_array_equal(shifted, shifted_by(image, gains, seed))
 
 
 def test_no_gain_changes_nothing() -> None:
     image = noise()
-    np.testing.assert_array_equal(shift_colours(image, (0, 0, 0), np.random.default_rng(0)), image)
+    np.testing.assert_array_equal(shifted_by(image, (0, 0, 0), 0), image)
 
 
 def test_the_map_is_what_the_generator_draws() -> None:
     image, gains = noise(), np.array([0.05, 0.5, 0.3])
     drawn = np.random.default_rng(5).uniform(-1, 1, 3) * gains
     expected = image @ colour_matrix(drawn[0], 1 + drawn[1], 1 + drawn[2]).T
-    found = shift_colours(image, gains.tolist(), np.random.default_rng(5))
+    found = shifted_by(image, gains.tolist(), 5).astype(int)
     assert np.abs(found - expected.clip(0, 255)).max() <= 1  # fixed point
 
 

@@ -8,14 +8,32 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from yolopose.data.augment.geometry import LEAST_SHARE, LEAST_SIDE, affine, cropped, joined, move_boxes, warp
-from yolopose.data.sample import Sample
+from yolopose.data.augment.geometry import LEAST_SHARE, LEAST_SIDE, View, affine, cropped, move_boxes, paint, seen
+from yolopose.data.sample import PersonLabels, Sample, joined
 
 from ..pictures import FOUR, Pictures, assert_contract, assert_same, sample_of
 
 SWAP = np.array(FOUR.flip_index)
 SIZE = (60, 50)
 NOSE = np.array([[[0, 0, 2], [0, 0, 0], [0, 0, 0], [0, 0, 0]]], np.float32)
+
+
+def warp(sample: Sample, matrix: np.ndarray, size_wh: tuple[int, int], pad: int, swap: np.ndarray) -> Sample:
+    """The sample seen through ``matrix`` in a picture of ``size_wh``."""
+    view = View(sample, matrix, (0, 0, *size_wh))
+    image = np.empty((size_wh[1], size_wh[0], 3), np.uint8)
+    paint([view], image, pad)
+    people, views = seen([view], swap)
+    assert len(people.boxes) == len(views)
+    assert not views.any()
+    return Sample(image, *people, name=sample.name)
+
+
+def cut_to(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
+    people, stay = cropped(sample.people, window)
+    assert np.count_nonzero(stay) == len(people.boxes)
+    return Sample(sample.image, *people, name=sample.name)
+
 
 scales = st.floats(0.5, 2)
 angles = st.floats(-180, 180)
@@ -134,7 +152,7 @@ def test_without_rotation_boxes_are_exact() -> None:
 def test_who_stays(box: tuple[float, ...], crowd: bool, stays: bool) -> None:
     assert (LEAST_SHARE, LEAST_SIDE) == (0.1, 2)
     sample = sample_of(np.zeros((50, 60, 3), np.uint8), [box, [0, 0, 9, 9]], np.repeat(NOSE, 2, 0), [crowd, False])
-    cut = cropped(sample, (0, 0, *SIZE))
+    cut = cut_to(sample, (0, 0, *SIZE))
     assert len(cut) == 1 + stays
     assert cut.crowd.tolist() == [crowd, False][not stays :]
     assert_contract(cut, SIZE, 4)
@@ -142,7 +160,7 @@ def test_who_stays(box: tuple[float, ...], crowd: bool, stays: bool) -> None:
 
 def test_keypoints_outside_become_unlabelled() -> None:
     keypoints = np.array([[[-0.1, 5, 2], [0, 0, 1], [60, 5, 2], [59.9, 49.9, 1]]])
-    cut = cropped(sample_of(np.zeros((50, 60, 3), np.uint8), [[-10, 0, 70, 50]], keypoints), (0, 0, *SIZE))
+    cut = cut_to(sample_of(np.zeros((50, 60, 3), np.uint8), [[-10, 0, 70, 50]], keypoints), (0, 0, *SIZE))
     np.testing.assert_allclose(cut.keypoints, [[[0, 0, 0], [0, 0, 1], [0, 0, 0], [59.9, 49.9, 1]]], rtol=1e-6)
     np.testing.assert_array_equal(cut.boxes, [[0, 0, 60, 50]])
 
@@ -175,11 +193,24 @@ def test_enlarged_pixels_keep_their_places() -> None:
 def test_joined() -> None:
     source = Pictures(12)
     parts = [source[i] for i in range(12)]
-    image = np.zeros((8, 8, 3), np.uint8)
-    whole = joined(image, parts)
-    assert whole.image is image
-    assert len(whole) == sum(map(len, parts))
+    whole = joined([part.people for part in parts])
+    assert len(whole.boxes) == sum(map(len, parts))
     np.testing.assert_array_equal(whole.keypoints, np.concatenate([part.keypoints for part in parts]))
-    assert whole.name.split("+") == [part.name for part in parts]
-    assert_same(joined(parts[3].image, parts[3:4]), parts[3])
+    assert_same(Sample(parts[3].image, *joined([parts[3].people]), name=parts[3].name), parts[3])
     assert (whole.labels.dtype, whole.crowd.dtype, whole.areas.dtype) == (np.int64, np.bool_, np.float32)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=6), st.integers(0, 1000))
+def test_people_of_many_views_at_once_are_those_of_each_alone(indices: list[int], seed: int) -> None:
+    source, rng = Pictures(12, crowd=0.3), np.random.default_rng(seed)
+    views = [
+        View(source[i], affine(rng.uniform(0.5, 2), rng.uniform(-90, 90), mirror, (30, 25), (40, 40)), (10, 5, 70, 60))
+        for i, mirror in zip(indices, rng.random(len(indices)) < 0.5, strict=True)
+    ]
+    together, of = seen(views, SWAP)
+    assert (np.diff(of) >= 0).all()
+    for number, view in enumerate(views):
+        alone, _ = seen([view], SWAP)
+        for name in PersonLabels._fields:
+            np.testing.assert_array_equal(getattr(together, name)[of == number], getattr(alone, name))

@@ -238,7 +238,9 @@ def test_layers_that_time_leaves_unranked_are_missing_and_nothing_is_kept_blindl
 def test_an_image_to_calibrate_and_to_judge_is_refused(tmp_path: Path) -> None:
     files = tuple(tmp_path / f"{i}.jpg" for i in range(60))
     every = replace(images(60), paths=files)
-    others = replace(images(20, "others"), paths=(*(tmp_path / f"o{i}.jpg" for i in range(19)), tmp_path / "x/../7.jpg"))
+    others = replace(
+        images(20, "others"), paths=(*(tmp_path / f"o{i}.jpg" for i in range(19)), tmp_path / "x/../7.jpg")
+    )
     with pytest.raises(ValueError, match=r"7\.jpg \(1 in all\) is to calibrate int8 and to judge it"):
         share_out(every, others, seed=0)
 

@@ -12,15 +12,19 @@ _LUMA = np.array([0.114, 0.587, 0.299])  # of blue, green and red (ITU-R BT.601)
 _ACROSS = np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]) / np.sqrt(3)  # cross product with the axis of greys
 
 
-def shift_colours(image: np.ndarray, gains: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) uint8 BGR -> the same.
+def draw_colours(gains: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    """(3, 3) for ``shift_colours``.
 
     gains: the largest turn of hue, in circles, and the largest relative changes of saturation and value. All three are
     one linear map of colours, which costs a tenth of going through HSV and back; greys only change in value.
     """
     hue, saturation, value = rng.uniform(-1, 1, 3) * gains
-    matrix = colour_matrix(hue, max(1 + saturation, 0), max(1 + value, 0))
-    return np.asarray(cv2.transform(image, matrix), np.uint8)
+    return colour_matrix(hue, max(1 + saturation, 0), max(1 + value, 0))
+
+
+def shift_colours(image: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
+    """(H, W, 3) uint8 BGR under a map of colours, into another picture of the size."""
+    cv2.transform(image, matrix, dst=out)
 
 
 def colour_matrix(hue: float, saturation: float, value: float) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from yolopose.runtime.opencv import cv2
 
-from ..sample import Sample
+from ..sample import PersonLabels, Sample, joined
 
 LEAST_SIDE = 2.0  # px of a box that stays
 LEAST_SHARE = 0.1  # of a box that must lie in the picture, else the person is left out
@@ -37,13 +37,8 @@ class View(NamedTuple):
     window: tuple[int, int, int, int]  # x1, y1, x2, y2 px of the new picture; what lies outside is not seen
 
 
-def compose(views: Sequence[View], size_wh: tuple[int, int], pad: int, swap: np.ndarray) -> Sample:
-    """A picture of ``size_wh`` that the views' windows fill, and all their people.
-
-    swap: (K,) where each keypoint's name comes from when a map mirrors, else ignored. What leaves a window: keypoints
-    become unlabelled, boxes are cut, people of whom next to nothing is left go.
-    """
-    image = np.empty((size_wh[1], size_wh[0], 3), np.uint8)
+def paint(views: Sequence[View], image: np.ndarray, pad: int) -> None:
+    """Pixels of the views into their windows of ``image`` (H, W, 3) uint8. Other threads can run meanwhile."""
     for sample, matrix, (x1, y1, x2, y2) in views:
         # Pixel i covers i..i+1, OpenCV's pixel i lies at i: shift by half a pixel on both sides.
         pixels = matrix.copy()
@@ -52,20 +47,24 @@ def compose(views: Sequence[View], size_wh: tuple[int, int], pad: int, swap: np.
             sample.image, pixels, (x2 - x1, y2 - y1), dst=image[y1:y2, x1:x2],
             flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(pad, pad, pad),
         )  # fmt: skip
-    # Labels of all views at once: what numpy takes for a call is more than what it takes for a few people.
-    people = joined(image, [view.sample for view in views])
-    counts = [len(view.sample) for view in views]
-    matrices = np.repeat([view.matrix for view in views], counts, axis=0)
+
+
+def seen(views: Sequence[View], swap: np.ndarray) -> tuple[PersonLabels, np.ndarray]:
+    """People of the views, of one picture or of many, as they are seen there; and of which view each is, rising.
+
+    swap: (K,) where each keypoint's name comes from when a map mirrors, else ignored. What leaves a window: keypoints
+    become unlabelled, boxes are cut, people of whom next to nothing is left go.
+    """
+    # All at once: what numpy takes for a call is more than what it takes for a few people.
+    people = joined([view.sample.people for view in views])
+    numbers = np.repeat(np.arange(len(views)), [len(view.sample) for view in views])
+    matrices = np.stack([view.matrix for view in views])[numbers]
     keypoints = move_keypoints(people.keypoints, matrices, swap)
     boxes = move_boxes(people.boxes, matrices, keypoints)
     areas = (people.areas * abs(_determinant(matrices))).astype(np.float32)
-    moved = Sample(image, boxes, keypoints, areas, people.labels, people.crowd, people.name)
-    return cropped(moved, np.repeat([view.window for view in views], counts, axis=0))
-
-
-def warp(sample: Sample, matrix: np.ndarray, size_wh: tuple[int, int], pad: int, swap: np.ndarray) -> Sample:
-    """The sample seen through ``matrix`` in a picture of ``size_wh``, see ``compose``."""
-    return compose([View(sample, matrix, (0, 0, *size_wh))], size_wh, pad, swap)
+    moved = PersonLabels(boxes, keypoints, areas, people.labels, people.crowd)
+    cut, stay = cropped(moved, np.array([view.window for view in views])[numbers])
+    return cut, numbers[stay]
 
 
 def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray, swap: np.ndarray) -> np.ndarray:
@@ -99,26 +98,18 @@ def move_boxes(boxes: np.ndarray, matrix: np.ndarray, keypoints: np.ndarray) -> 
     return np.concatenate([low, high], axis=1).astype(np.float32)
 
 
-def cropped(sample: Sample, window: npt.ArrayLike) -> Sample:
-    """The same picture, of whose people only what lies in ``window`` is labelled.
+def cropped(people: PersonLabels, window: npt.ArrayLike) -> tuple[PersonLabels, np.ndarray]:
+    """What of them lies in ``window``, and (n,) who is still there at all.
 
     window: x1, y1, x2, y2 px, for all (4,) or for each person (n, 4).
     """
     low, high = np.split(np.asarray(window, np.float32), 2, axis=-1)
-    boxes = np.concatenate([sample.boxes[:, :2].clip(low, high), sample.boxes[:, 2:].clip(low, high)], axis=1)
-    sides, whole = boxes[:, 2:] - boxes[:, :2], sample.boxes[:, 2:] - sample.boxes[:, :2]
-    enough = (sides.prod(1) >= LEAST_SHARE * whole.prod(1)) | sample.crowd  # any piece of a crowd is to be left alone
+    boxes = np.concatenate([people.boxes[:, :2].clip(low, high), people.boxes[:, 2:].clip(low, high)], axis=1)
+    sides, whole = boxes[:, 2:] - boxes[:, :2], people.boxes[:, 2:] - people.boxes[:, :2]
+    enough = (sides.prod(1) >= LEAST_SHARE * whole.prod(1)) | people.crowd  # any piece of a crowd is to be left alone
     keep = (sides.min(1, initial=np.inf) >= LEAST_SIDE) & enough
-    points = sample.keypoints[..., :2]
-    inside = ((points >= low[..., None, :]) & (points < high[..., None, :])).all(-1) & (sample.keypoints[..., 2] > 0)
-    keypoints = np.where(inside[..., None], sample.keypoints, np.float32(0))[keep]
-    return Sample(
-        sample.image, boxes[keep], keypoints, sample.areas[keep], sample.labels[keep], sample.crowd[keep], sample.name
-    )
-
-
-def joined(image: np.ndarray, samples: Sequence[Sample]) -> Sample:
-    """All people of several samples in one picture."""
-    parts = zip(*((s.boxes, s.keypoints, s.areas, s.labels, s.crowd) for s in samples), strict=True)
-    boxes, keypoints, areas, labels, crowd = (np.concatenate(part) for part in parts)
-    return Sample(image, boxes, keypoints, areas, labels, crowd, "+".join(s.name for s in samples))
+    points = people.keypoints[..., :2]
+    inside = ((points >= low[..., None, :]) & (points < high[..., None, :])).all(-1) & (people.keypoints[..., 2] > 0)
+    keypoints = np.where(inside[..., None], people.keypoints, np.float32(0))
+    cut = PersonLabels(boxes, keypoints, people.areas, people.labels, people.crowd)
+    return PersonLabels(*(part[keep] for part in cut)), keep

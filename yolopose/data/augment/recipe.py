@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from ..sample import Sample, Source
-from .colour import shift_colours
-from .geometry import Point, View, affine, compose, joined
+from ..sample import PersonLabels, Sample, Source
+from .colour import draw_colours, shift_colours
+from .geometry import Point, View, affine, paint, seen
 
 JUNCTION = (0.3, 0.7)  # where the four pictures of a mosaic meet, share of the side
 FOUND = 0.8  # share of windows that look at a person, where there is one
@@ -50,8 +52,25 @@ class AugmentSettings:
         return self.window or self.size
 
 
+class Drawn(NamedTuple):
+    """All that chance decides about one picture."""
+
+    views: tuple[View, ...]
+    blended: tuple[View, ...]  # of the picture that is mixed in; mostly none
+    share: float  # of the first
+    colours: np.ndarray | None  # (3, 3), see ``shift_colours``
+
+    @property
+    def name(self) -> str:
+        return "+".join(view.sample.name for view in (*self.views, *self.blended))
+
+
 class Augment:
-    """Makes training samples of ``settings.side`` pixels square out of a source."""
+    """Makes training samples of ``settings.side`` pixels square out of a source.
+
+    In three parts, so that a batch takes little time: chance first, in Python; pixels, which threads can share; people
+    of all pictures at once.
+    """
 
     def __init__(self, source: Source, settings: AugmentSettings) -> None:
         self.source, self.settings = source, settings
@@ -61,25 +80,47 @@ class Augment:
 
     def __call__(self, index: int, rng: np.random.Generator) -> Sample:
         """Raises what the source raises for any picture that takes part: DamagedImage."""
-        made = self._composed(index, rng)
+        drawn = self.draw(index, rng)
+        image = np.empty((self.settings.side, self.settings.side, 3), np.uint8)
+        self.paint(drawn, image)
+        return Sample(image, *self.people([drawn])[0], name=drawn.name)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Drawn:
+        """Raises as ``__call__``."""
+        views, share = self._views(index, rng), 1.0
+        blended: tuple[View, ...] = ()
         if rng.random() < self.settings.mixup:
-            other = self._composed(self._any(rng), rng)
-            share = rng.beta(8, 8)  # of the first; mostly about a half, as in YOLOX
-            image = (made.image * share + other.image * (1 - share)).round().astype(np.uint8)
-            made = joined(image, (made, other))
-        if any(self.settings.hsv):
-            made = replace(made, image=shift_colours(made.image, self.settings.hsv, rng))
-        return made
+            blended = self._views(self._any(rng), rng)
+            share = rng.beta(8, 8)  # mostly about a half, as in YOLOX
+        colours = draw_colours(self.settings.hsv, rng) if any(self.settings.hsv) else None
+        return Drawn(views, blended, share, colours)
+
+    def paint(self, drawn: Drawn, out: np.ndarray) -> None:
+        """Pixels into ``out`` (side, side, 3) uint8."""
+        made = out if drawn.colours is None else np.empty_like(out)
+        paint(drawn.views, made, self.settings.pad)
+        if drawn.blended:
+            other = np.empty_like(out)
+            paint(drawn.blended, other, self.settings.pad)
+            made[:] = (made * drawn.share + other * (1 - drawn.share)).round()
+        if drawn.colours is not None:
+            shift_colours(made, drawn.colours, out)
+
+    def people(self, several: Sequence[Drawn]) -> tuple[PersonLabels, np.ndarray]:
+        """Of all pictures, one after the other; and (n,) in which picture each is."""
+        views = [(*drawn.views, *drawn.blended) for drawn in several]
+        people, view = seen([view for some in views for view in some], self.swap)
+        return people, np.repeat(np.arange(len(views)), [len(some) for some in views])[view]
 
     def _any(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.source)))
 
-    def _composed(self, index: int, rng: np.random.Generator) -> Sample:
+    def _views(self, index: int, rng: np.random.Generator) -> tuple[View, ...]:
         side = self.settings.side
         if rng.random() >= self.settings.mosaic:
             sample = self.source[index]
             about = _point_of_interest(sample, rng) if self.settings.window else _middle(sample)
-            return self._compose([self._view(sample, about, (0, 0, side, side), 1.0, rng)])
+            return (self._view(sample, about, (0, 0, side, side), 1.0, rng),)
         x, y = (round(side * rng.uniform(*JUNCTION)) for _ in range(2))
         tiles: list[View] = []
         for left, right in ((0, x), (x, side)):
@@ -87,7 +128,7 @@ class Augment:
                 sample = self.source[index if not tiles else self._any(rng)]
                 about = _point_of_interest(sample, rng)
                 tiles.append(self._view(sample, about, (left, top, right, bottom), self.settings.mosaic_scale, rng))
-        return self._compose(tiles)
+        return tuple(tiles)
 
     def _view(
         self, sample: Sample, about: Point, window: tuple[int, int, int, int], smaller: float, rng: np.random.Generator
@@ -104,10 +145,6 @@ class Augment:
         middle = left + (right - left) * x, top + (bottom - top) * y
         matrix = affine(scale, (2 * turn - 1) * settings.degrees, mirror < settings.mirror, about, middle)
         return View(sample, matrix, window)
-
-    def _compose(self, views: list[View]) -> Sample:
-        side = self.settings.side
-        return compose(views, (side, side), self.settings.pad, self.swap)
 
 
 def _middle(sample: Sample) -> Point:
