@@ -38,3 +38,20 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([str(tmp_path / "a.pt"), "--output", str(tmp_path / "b.pt")]) == 1
     assert "a.pt" in capsys.readouterr().err
     assert not (tmp_path / "b.pt").exists()
+
+
+def test_widened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = yolopose.build(replace(SIZES["yolox-pose-nano"], width=0.125)).eval()
+    net.weights_licence = "ours"
+    yolopose.save(net, tmp_path / "narrow.pt")
+    words = [str(tmp_path / "narrow.pt"), "--output", str(tmp_path / "wide.pt"), "--widen"]
+    assert main([*words, "1"]) == 2
+    assert "at least 2, not 1" in capsys.readouterr().err
+    assert not (tmp_path / "wide.pt").exists()
+    assert main([*words, "2"]) == 0
+    wide = yolopose.load(tmp_path / "wide.pt")
+    assert (wide.config.name, wide.weights_licence) == ("yolox-pose-nano", "ours")
+    images = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        for before, after in zip(net(images), wide(images), strict=True):
+            torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-3)
