@@ -1,0 +1,212 @@
+"""An ONNX artifact -> a TensorRT plan with the contract beside it. One path for TensorRT 10.3 and later, and 11.
+
+Precision is in the graph and the network strongly typed, so no builder flag changes what is computed; TF32 is switched
+off, which would round what the graph calls float32. The plan is pure: trtexec and Triton read it as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from yolopose.runtime.backends.cuda import Gpu
+from yolopose.runtime.contract import INPUT_NAMES, Contract, read_contract
+from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch, OutputError
+from yolopose.runtime.output import atomic_write
+
+from .engine_options import KNOWN_BAD, OLDEST, EngineConfig, check_profile, fingerprint, version_of
+
+INSTALL = (
+    'pip install "yolopose[tensorrt]"; on a Jetson it comes with JetPack (apt install tensorrt python3-libnvinfer)'
+)
+Say = Callable[[str], None]
+
+
+def build_engine(artifact: Path, plan: Path, config: EngineConfig, trt: Any, gpu: Gpu, say: Say) -> bool:
+    """Write ``plan``, ``<plan>.json`` (contract and fingerprint) and ``<plan>.log``; False where they were up to date.
+
+    trt: the module, see ``import_tensorrt``. Raises EngineMismatch (an artifact made for another engine), ValueError
+    (profiles or flags that cannot be), BackendError (TensorRT refuses; its own words are in the message), OutputError.
+    """
+    contract = read_contract(artifact)
+    if contract.precision.target not in ("any", "tensorrt"):
+        raise EngineMismatch(
+            f"{artifact} was quantized for {contract.precision.target}: make one with --int8 --target tensorrt"
+        )
+    for profile in config.profiles:
+        check_profile(profile, contract.input)
+    content = _read(artifact)
+    wanted = fingerprint(trt.__version__, gpu.to_dict(), content, config)
+    if _is_up_to_date(plan, wanted):
+        say(f"{plan} is up to date: the same ONNX, TensorRT {trt.__version__}, GPU and options")
+        return False
+    log = _logger(trt)
+    try:
+        serialized = _build(content, config, trt, log, say)
+    finally:
+        atomic_write(plan.with_name(plan.name + ".log"), "\n".join(log.lines) + "\n")
+    # The contract goes first: a plan without one says so, a contract without its plan is never looked at.
+    atomic_write(sidecar_of(plan), with_engine(contract, wanted).to_json(indent=1) + "\n")
+    atomic_write(plan, serialized)
+    return True
+
+
+def import_tensorrt() -> Any:
+    """The module. Raises BackendUnavailable: not installed, too old, or known to build wrong plans."""
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise BackendUnavailable(f"building a plan needs TensorRT ({error}): {INSTALL}") from error
+    check_version(tensorrt.__version__)
+    return tensorrt
+
+
+def check_version(text: str) -> None:
+    """Raises BackendUnavailable."""
+    version = version_of(text)
+    if version < OLDEST:
+        raise BackendUnavailable(f"TensorRT {text} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed")
+    for first, good, reason in KNOWN_BAD:
+        if first <= version < good:
+            raise BackendUnavailable(f"TensorRT {text} builds wrong plans: {reason}; use {good[0]}.{good[1]} or later")
+
+
+def sidecar_of(plan: Path) -> Path:
+    return plan.with_name(plan.name + ".json")
+
+
+def with_engine(contract: Contract, wanted: dict[str, Any]) -> Contract:
+    return replace(contract, engine=wanted)
+
+
+def _read(artifact: Path) -> bytes:
+    try:
+        return artifact.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read the artifact {artifact}: {error.strerror or error}") from error
+
+
+def _is_up_to_date(plan: Path, wanted: dict[str, Any]) -> bool:
+    if not plan.is_file():
+        return False
+    try:
+        found = json.loads(sidecar_of(plan).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or not ours: the plan is built anew
+        return False
+    return isinstance(found, dict) and found.get("engine") == json.loads(json.dumps(wanted))
+
+
+def _build(content: bytes, config: EngineConfig, trt: Any, log: Any, say: Say) -> bytes:
+    builder = trt.Builder(log)
+    # A no-op since 11.0, where every network is strongly typed.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(content):
+        raise BackendError("TensorRT cannot read this graph:\n" + "\n".join(_parser_errors(parser)))
+    settings = builder.create_builder_config()
+    _set_flags(settings, config, trt)
+    for profile in config.profiles:
+        settings.add_optimization_profile(_profile(builder.create_optimization_profile(), profile))
+    cache = _timing_cache(settings, config.timing_cache)
+    settings.progress_monitor = _monitor(trt, say)
+    serialized = builder.build_serialized_network(network, settings)
+    if serialized is None:
+        raise BackendError("TensorRT built no plan: " + ("; ".join(log.errors[-3:]) or "it does not say why"))
+    if cache is not None and config.timing_cache is not None:
+        try:
+            atomic_write(config.timing_cache, bytes(settings.get_timing_cache().serialize()))
+        except OutputError as error:
+            say(f"the timing cache is lost, the plan is not: {error}")
+    return bytes(serialized)
+
+
+def _parser_errors(parser: Any) -> list[str]:
+    """All of them, each with the node that it is about."""
+    errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    return [f"{error.node_operator() or 'graph'} {error.node_name()}: {error.desc()}" for error in errors]
+
+
+def _set_flags(settings: Any, config: EngineConfig, trt: Any) -> None:
+    settings.clear_flag(trt.BuilderFlag.TF32)
+    for wanted, name in ((config.version_compatible, "VERSION_COMPATIBLE"), (config.strip, "STRIP_PLAN")):
+        if wanted:
+            settings.set_flag(_member(trt, "BuilderFlag", name))
+    if config.hardware_compatible:
+        settings.hardware_compatibility_level = _member(trt, "HardwareCompatibilityLevel", "AMPERE_PLUS")
+    if config.workspace_mib is not None:
+        settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mib * 2**20)
+    if config.level is not None:
+        settings.builder_optimization_level = config.level
+    if config.dla is not None:
+        settings.default_device_type = trt.DeviceType.DLA
+        settings.DLA_core = config.dla
+        settings.set_flag(_member(trt, "BuilderFlag", "GPU_FALLBACK"))
+
+
+def _member(trt: Any, kind: str, name: str) -> Any:
+    """By what is there, not by version numbers. Raises BackendUnavailable."""
+    found = getattr(getattr(trt, kind), name, None)
+    if found is None:
+        raise BackendUnavailable(f"TensorRT {trt.__version__} has no {kind}.{name}, which this option needs")
+    return found
+
+
+def _profile(made: Any, profile: Any) -> Any:
+    images, score, iou = INPUT_NAMES
+    made.set_shape(images, *profile.shapes((3,), sizes=True))
+    for threshold in (score, iou):
+        made.set_shape(threshold, *profile.shapes((1,), sizes=False))
+    return made
+
+
+def _timing_cache(settings: Any, path: Path | None) -> Any:
+    """What earlier builds measured. One of another TensorRT or GPU is left out by TensorRT itself, with a warning."""
+    if path is None:
+        return None
+    try:
+        stored = path.read_bytes()
+    except FileNotFoundError:
+        stored = b""
+    cache = settings.create_timing_cache(stored)
+    settings.set_timing_cache(cache, False)  # not of another GPU
+    return cache
+
+
+def _logger(trt: Any) -> Any:
+    class Logger(trt.ILogger):
+        """Keeps every line for the log file, and errors for messages."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # by name: the bindings' classes want exactly this call
+            self.lines: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.lines.append(f"{severity}: {message}")
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Logger()
+
+
+def _monitor(trt: Any, say: Say) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        """Says which phase the build is in; TensorRT calls it from its own threads."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                say(f"TensorRT: {phase_name} ({num_steps} steps)")
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return True  # go on; an exception, as of Ctrl-C, must not pass through C++
+
+    return Monitor()

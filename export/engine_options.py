@@ -1,0 +1,96 @@
+"""What a TensorRT plan is asked to be: shapes, limits, what it must run on; and what a new one depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from yolopose.runtime.contract import InputInfo, Range
+
+# Builders whose plans are known to be wrong, with the reason: the one place for them. (first, first that is good again)
+KNOWN_BAD: tuple[tuple[tuple[int, int], tuple[int, int], str], ...] = ()
+OLDEST = (10, 3)  # JetPack 6
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Shapes that a plan takes: least, best and largest batch, height and width."""
+
+    batch: Range
+    height: Range
+    width: Range
+
+    def shapes(self, last: tuple[int, ...], sizes: bool) -> list[tuple[int, ...]]:
+        """Least, best and largest shape of an input: batch, height and width where ``sizes``, then ``last``."""
+        return [
+            (getattr(self.batch, at), *((getattr(self.height, at), getattr(self.width, at)) if sizes else ()), *last)
+            for at in ("min", "opt", "max")
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: [part.min, part.opt, part.max] for name, part in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """``profiles``: at least one. Flags that a TensorRT does not have are refused, not dropped."""
+
+    profiles: tuple[Profile, ...]
+    workspace_mib: int | None = None  # None: all that the GPU has
+    level: int | None = None  # of optimisation, 0..5; None: TensorRT's own
+    hardware_compatible: bool = False  # runs on every GPU from Ampere on, slower
+    version_compatible: bool = False  # runs on later TensorRT too, by the lean runtime inside
+    strip: bool = False  # without weights, to be refitted
+    dla: int | None = None  # deep-learning accelerator of a Jetson, with the GPU for what it cannot do
+    timing_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.profiles:
+            raise ValueError("a plan needs at least one profile of shapes")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise ValueError(f"the workspace must be at least 1 MiB, got {self.workspace_mib}")
+        if self.level is not None and not 0 <= self.level <= 5:
+            raise ValueError(f"the optimisation level must lie in 0..5, got {self.level}")
+        if self.dla is not None and self.dla < 0:
+            raise ValueError(f"DLA cores are numbered from 0, got {self.dla}")
+
+    def flags(self) -> dict[str, Any]:
+        """All that decides the plan, as plain values; where the timing cache lies does not."""
+        fields = asdict(self)
+        del fields["timing_cache"], fields["profiles"]
+        return {**fields, "profiles": [profile.to_dict() for profile in self.profiles]}
+
+
+def usual_profile(given: InputInfo, batch: int = 1) -> Profile:
+    """Batches of 1 to ``batch`` at the artifact's best size: a pinned size is what CUDA graphs and tactics want.
+
+    ValueError for a batch that the artifact does not take.
+    """
+    if batch not in given.batch:
+        raise ValueError(f"batch {batch} is not one that the artifact takes: {given.batch}")
+    height, width = (Range(size.opt, size.opt, size.opt) for size in (given.height, given.width))
+    return Profile(Range(given.batch.min, given.batch.min, batch), height, width)
+
+
+def check_profile(profile: Profile, given: InputInfo) -> None:
+    """ValueError where a profile reaches beyond what the artifact takes."""
+    for name in ("batch", "height", "width"):
+        asked, allowed = getattr(profile, name), getattr(given, name)
+        for size in (asked.min, asked.opt, asked.max):
+            if size not in allowed:
+                raise ValueError(f"profile: {name} {size} is not one that the artifact takes: {allowed}")
+
+
+def fingerprint(tensorrt: str, gpu: dict[str, str], artifact: bytes, config: EngineConfig) -> dict[str, Any]:
+    """What a plan depends on: it is built again when any of this changes."""
+    return {
+        "tensorrt": tensorrt, "gpu": gpu, "onnx_sha256": hashlib.sha256(artifact).hexdigest(), **config.flags()
+    }  # fmt: skip
+
+
+def version_of(text: str) -> tuple[int, int]:
+    """(major, minor) of TensorRT's version. Raises ValueError."""
+    parts = text.split(".")
+    return int(parts[0]), int(parts[1])

@@ -1,0 +1,250 @@
+"""TensorRT plans: what is built, from what, when again; the real bindings have all that the builder touches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from yolopose.export import engine, engine_options
+from yolopose.export.engine import build_engine, check_version, import_tensorrt
+from yolopose.export.engine_options import EngineConfig, Profile, usual_profile
+from yolopose.export.passes import embed_contract
+from yolopose.runtime.backends.cuda import Gpu
+from yolopose.runtime.contract import Contract, Range, read_contract
+from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
+
+from . import tensorrt_bindings
+from .fake_tensorrt import MARK, Uses, fake_tensorrt
+
+ORIN = Gpu("Orin", "8.7", "12.6")
+WHOLE: dict[str, Any] = {
+    "workspace_mib": 64, "level": 4, "hardware_compatible": True, "version_compatible": True, "strip": True, "dla": 0
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small artifact of dynamic batch, whose size is 64 x 96."""
+    from yolopose.export.command import main
+
+    path = tmp_path_factory.mktemp("artifact") / "tiny.onnx"
+    assert main(["--weights", str(tiny_weights), "--output", str(path), "--imgsz", "64", "96", "--limit", "2"]) == 0
+    return path
+
+
+def config(artifact: Path, batch: int = 4, **more: Any) -> EngineConfig:
+    return EngineConfig((usual_profile(read_contract(artifact).input, batch),), **more)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def test_a_plan_its_contract_and_its_log(artifact: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    trt, plan = fake_tensorrt(), tmp_path / "tiny.engine"
+    assert build_engine(artifact, plan, config(artifact), trt, ORIN, said.append)
+    assert plan.read_bytes() == MARK + artifact.read_bytes()
+    contract, source = read_contract(plan), read_contract(artifact)
+    assert replace(contract, engine=None) == source
+    assert contract.engine is not None
+    assert contract.engine["gpu"] == {"name": "Orin", "compute_capability": "8.7", "cuda": "12.6"}
+    assert contract.engine["tensorrt"] == "10.16.1.11"
+    assert "a warning" in (tmp_path / "tiny.engine.log").read_text(encoding="utf-8")
+    assert any("Building (3 steps)" in line for line in said)
+    assert not any("Timing" in line for line in said)
+    assert trt.made["profiles"] == [
+        ("images", (1, 64, 96, 3), (1, 64, 96, 3), (4, 64, 96, 3)),
+        ("score_threshold", (1, 1), (1, 1), (4, 1)),
+        ("iou_threshold", (1, 1), (1, 1), (4, 1)),
+    ]
+    assert trt.made["network_flags"] == 1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    assert trt.made["cleared"] == {"TF32"}
+    assert not trt.made["flags"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.engine", "tiny.engine.json", "tiny.engine.log"]
+
+
+def test_it_is_built_again_only_when_something_changed(artifact: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "tiny.engine"
+
+    def built(version: str = "10.16.1.11", gpu: Gpu = ORIN, **more: Any) -> bool:
+        return build_engine(artifact, plan, config(artifact, **more), fake_tensorrt(version), gpu, quiet)
+
+    assert built()
+    assert not built()
+    assert not built(timing_cache=tmp_path / "timing")  # does not decide what is built
+    assert built("11.4.0.106")
+    assert built("11.4.0.106", replace(ORIN, compute_capability="8.9"))
+    assert built("11.4.0.106", level=3)
+    assert built("11.4.0.106", batch=2)
+    assert not built("11.4.0.106", batch=2)
+    (tmp_path / "tiny.engine.json").write_text("{", encoding="utf-8")
+    assert built("11.4.0.106", batch=2)
+    plan.unlink()
+    assert built("11.4.0.106", batch=2)
+
+
+def test_options_reach_the_builder(artifact: Path, tmp_path: Path) -> None:
+    trt = fake_tensorrt()
+    cache = tmp_path / "timing"
+    cache.write_bytes(b"earlier ")
+    assert build_engine(
+        artifact, tmp_path / "a.engine", config(artifact, timing_cache=cache, **WHOLE), trt, ORIN, quiet
+    )
+    assert trt.made["flags"] == {"VERSION_COMPATIBLE", "STRIP_PLAN", "GPU_FALLBACK"}
+    settings = trt.made["settings"]
+    assert (settings["WORKSPACE"], settings["builder_optimization_level"], settings["DLA_core"]) == (64 * 2**20, 4, 0)
+    assert settings["hardware_compatibility_level"].name == "AMPERE_PLUS"
+    assert trt.made["cache"] == b"earlier "
+    assert cache.read_bytes() == b"earlier measured"
+
+
+@pytest.mark.parametrize(
+    ("option", "missing"),
+    [("hardware_compatible", "AMPERE_PLUS"), ("version_compatible", "VERSION_COMPATIBLE"), ("strip", "STRIP_PLAN")],
+)
+def test_an_option_that_this_tensorrt_lacks_is_refused(
+    artifact: Path, tmp_path: Path, option: str, missing: str
+) -> None:
+    trt = fake_tensorrt(missing=(missing,))
+    with pytest.raises(BackendUnavailable, match=missing):
+        build_engine(artifact, tmp_path / "a.engine", config(artifact, **{option: True}), trt, ORIN, quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.engine.log"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"), [("parse", "Unique node_7: no converter"), ("build", "out of memory in tactic 0x12")]
+)
+def test_what_tensorrt_says_is_told_and_nothing_else_is_left(
+    artifact: Path, tmp_path: Path, fails: str, said: str
+) -> None:
+    with pytest.raises(BackendError, match=said):
+        build_engine(artifact, tmp_path / "a.engine", config(artifact), fake_tensorrt(fails=fails), ORIN, quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.engine.log"]
+
+
+def test_an_artifact_for_another_engine(artifact: Path, tmp_path: Path) -> None:
+    contract = read_contract(artifact)
+    for_cpu = replace(contract, precision=replace(contract.precision, weights="int8", activations="int8", target="cpu"))
+    path = tmp_path / "cpu.onnx"
+    path.write_bytes(embed_contract(onnx.load(artifact), for_cpu))
+    with pytest.raises(EngineMismatch, match=r"quantized for cpu.*--target tensorrt"):
+        build_engine(path, tmp_path / "a.engine", config(artifact), fake_tensorrt(), ORIN, quiet)
+    with pytest.raises(ArtifactError, match=r"none\.onnx"):
+        build_engine(tmp_path / "none.onnx", tmp_path / "a.engine", config(artifact), fake_tensorrt(), ORIN, quiet)
+
+
+def test_profiles_beyond_the_artifact(artifact: Path, tmp_path: Path) -> None:
+    given = read_contract(artifact).input
+    with pytest.raises(ValueError, match="batch 65 is not one that the artifact takes: 1 to 64"):
+        usual_profile(given, 65)
+    larger = Profile(Range(1, 1, 1), Range(128, 128, 128), Range(96, 96, 96))
+    with pytest.raises(ValueError, match="height 128 is not one that the artifact takes: 64 only"):
+        build_engine(artifact, tmp_path / "a.engine", EngineConfig((larger,)), fake_tensorrt(), ORIN, quiet)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [{"workspace_mib": 0}, {"level": 6}, {"dla": -1}])
+def test_options_that_cannot_be(artifact: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        config(artifact, **wrong)
+    with pytest.raises(ValueError, match="at least one profile"):
+        EngineConfig(())
+
+
+def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_version("10.3.0")
+    check_version("11.4.0.106")
+    with pytest.raises(BackendUnavailable, match=r"8\.6\.1 is too old: 10\.3"):
+        check_version("8.6.1")
+    monkeypatch.setattr(engine, "KNOWN_BAD", (((10, 9), (10, 11), "keypoints are wrong in float16"),))
+    check_version("10.8.0")
+    check_version("10.11.0")
+    with pytest.raises(BackendUnavailable, match=r"10\.9\.0 builds wrong plans: keypoints are wrong.*10\.11"):
+        check_version("10.9.0")
+    assert not engine_options.KNOWN_BAD  # a version goes in with its reason, and with a test on it
+
+
+def test_without_tensorrt_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    with pytest.raises(BackendUnavailable, match=r'pip install "yolopose\[tensorrt\]"'):
+        import_tensorrt()
+
+
+# The real bindings
+
+
+@pytest.fixture(scope="module", params=tensorrt_bindings.VERSIONS)
+def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("gcc") is None:
+        pytest.skip("no C compiler for the stand-in libraries")
+    try:
+        return tensorrt_bindings.install(tmp_path_factory.mktemp("bindings"), request.param)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"TensorRT's bindings cannot be installed: {error}")
+
+
+@pytest.fixture(scope="module")
+def uses(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Uses:
+    """All that builds touch: one with every option, one that the parser and one that the builder fails."""
+    folder, found = tmp_path_factory.mktemp("uses"), {}
+    for fails in ("", "parse", "build"):
+        trt = fake_tensorrt(fails=fails)
+        whole = config(artifact, timing_cache=folder / "timing", **WHOLE)
+        try:
+            build_engine(artifact, folder / f"a{fails}.engine", whole, trt, ORIN, quiet)
+        except BackendError:
+            assert fails
+        for member, counts in trt.uses.items():
+            found.setdefault(member, set()).update(counts)
+    return found
+
+
+def test_the_real_bindings_have_all_that_the_builder_touches(bindings: Path, uses: Uses) -> None:
+    members = tensorrt_bindings.members_of(bindings)
+    assert ("Builder", "build_serialized_network") in uses
+    assert ("BuilderFlag", "TF32") in uses
+    for (kind, name), counts in uses.items():
+        assert name in members[kind], (bindings.name, kind, name)
+        for count in counts - {None}:
+            assert count is not None
+            signatures = tensorrt_bindings.arguments_of(members[kind][name])
+            assert any(least <= count <= most for least, most in signatures), (kind, name, count, signatures)
+    assert {"phase_start", "phase_finish", "step_complete"} <= members["IProgressMonitor"].keys()
+    assert "log" in members["ILogger"]
+
+
+def test_logger_and_monitor_are_taken_by_the_real_bindings(bindings: Path) -> None:
+    script = """
+import json, tensorrt_bindings as trt
+from yolopose.export.engine import _logger, _monitor
+said = []
+log, monitor = _logger(trt), _monitor(trt, said.append)
+log.log(trt.ILogger.Severity.ERROR, "an error")
+log.log(trt.ILogger.Severity.INFO, "news")
+monitor.phase_start("Building", None, 3)
+assert monitor.step_complete("Building", 1) is True
+try:
+    trt.Builder(log)
+except TypeError as error:
+    assert "nullptr" in str(error)
+print(json.dumps([log.errors, len(log.lines), said, trt.__version__]))
+"""
+    errors, lines, said, version = json.loads(tensorrt_bindings.run(bindings, script))
+    assert errors == ["an error"]
+    assert lines >= 2
+    assert said == ["TensorRT: Building (3 steps)"]
+    assert version == bindings.name
+
+
+def test_the_contract_of_a_plan_is_read_as_any(artifact: Path, tmp_path: Path) -> None:
+    build_engine(artifact, tmp_path / "a.trt", config(artifact), fake_tensorrt(), ORIN, quiet)
+    text = (tmp_path / "a.trt.json").read_text(encoding="utf-8")
+    assert Contract.from_json(text).to_dict() == json.loads(text)
