@@ -49,7 +49,7 @@ def integer_nodes(plan: Plan) -> set[str]:
     """Names of the nodes that compute in integers: layers that are not kept, and what hands its result to integers.
 
     A result that floating point alone reads is not rounded: neither in front of prediction convolutions, nor between
-    two layers that are kept.
+    two layers that are kept; but for ``cpu`` each convolution's own output is, behind its ReLU where it has one.
     """
     convolutions = {layer.nodes[0]: layer for layer in plan.body.layers}
     inner = {name for layer in plan.body.layers for name in layer.nodes[1:-1]}  # the Sigmoid of SiLU
