@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-ap-drop", type=float, default=0.5, metavar="POINTS", help="keypoint AP that may be lost, of 100")
     add("--calibration", type=Path, metavar="DIR", help="photographs to calibrate --int8 on; default: some of --images")
-    add("--search-minutes", type=float, metavar="N", help="of the search for layers to keep float32 (default: 10)")
+    add("--search-minutes", type=float, metavar="N", help="to rank layers and search which stay float32 (default: 10)")
     add("--allow-unverified", action="store_true", help="accept int8 though the images cannot tell what it loses")
     defaults = NmsInfo()
     add("--score", type=float, default=defaults.score_threshold, help="default score threshold inside the file")

@@ -68,16 +68,20 @@ class _Batches(Dataset[Batch | DataError]):
         usual = self.augment_for(epoch)
         source = StandIns(usual.source)
         augment = Augment(source, usual.settings)
+        pictures = empty_pictures(len(drawn), (usual.settings.side, usual.settings.side, 3))
+        alone = get_worker_info() is None  # then the network waits, and threads paint
+        made = []
         try:
-            made = [augment.draw(index, np.random.default_rng((self.seed, epoch, index, n))) for index, n in drawn]
+            for (index, n), out in zip(drawn, pictures.numpy(), strict=True):
+                one = augment.draw(index, np.random.default_rng((self.seed, epoch, index, n)))
+                if not alone:  # at once: pictures that are read each time are not held until the batch is whole
+                    augment.paint(one, out)
+                    one = one.without_pictures()
+                made.append(one)
         except DataError as error:
             return error
-        pictures = empty_pictures(len(made), (usual.settings.side, usual.settings.side, 3))
-        if get_worker_info() is None:  # the network waits
+        if alone:
             list(in_threads(augment.paint, made, list(pictures.numpy())))
-        else:
-            for one, out in zip(made, pictures.numpy(), strict=True):
-                augment.paint(one, out)
         return Batch(as_images(pictures), padded(*augment.people(made), len(made)), source.damaged)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from .colour import draw_colours, shift_colours
 from .geometry import Point, View, affine, paint, seen
 
 JUNCTION = (0.3, 0.7)  # where the four pictures of a mosaic meet, share of the side
+NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 FOUND = 0.8  # share of windows that look at a person, where there is one
 
 
@@ -63,6 +64,14 @@ class Drawn(NamedTuple):
     @property
     def name(self) -> str:
         return "+".join(view.sample.name for view in (*self.views, *self.blended))
+
+    def without_pictures(self) -> Drawn:
+        """For ``Augment.people`` alone; what was painted already need not be held."""
+        views, blended = (
+            tuple(view._replace(sample=replace(view.sample, image=NO_PICTURE)) for view in some)
+            for some in (self.views, self.blended)
+        )
+        return self._replace(views=views, blended=blended)
 
 
 class Augment:
