@@ -2,8 +2,8 @@
 
 Three files that anybody gets from onnxruntime.quantization.quantize_static: `naive`, its defaults on every operator;
 `ceiling`, all operators as ONNX Runtime computes them fastest on x86 (U8S8, a scale a channel), and
-`ceiling-openvino`, all convolutions for OpenVINO: nothing quantized is faster there, and their accuracy is whatever it
-is. They get the contract of the float32 artifact, so that yolopose-bench runs them beside it, and say in it that
+`ceiling-openvino`, all convolutions, which is faster than all operators in OpenVINO. Their accuracy is whatever it is.
+They get the contract of the float32 artifact, so that yolopose-bench runs them beside it, and say in it that
 nothing about them was verified.
 """
 

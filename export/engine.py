@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from yolopose.runtime.backends.cuda import Gpu
-from yolopose.runtime.contract import INPUT_NAMES, Contract, read_contract
+from yolopose.runtime.contract import INPUT_NAMES, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch, OutputError
 from yolopose.runtime.output import atomic_write
 
@@ -49,7 +49,7 @@ def build_engine(artifact: Path, plan: Path, config: EngineConfig, trt: Any, gpu
     finally:
         atomic_write(plan.with_name(plan.name + ".log"), "\n".join(log.lines) + "\n")
     # The contract goes first: a plan without one says so, a contract without its plan is never looked at.
-    atomic_write(sidecar_of(plan), with_engine(contract, wanted).to_json(indent=1) + "\n")
+    atomic_write(sidecar_of(plan), replace(contract, engine=wanted).to_json(indent=1) + "\n")
     atomic_write(plan, serialized)
     return True
 
@@ -76,10 +76,6 @@ def check_version(text: str) -> None:
 
 def sidecar_of(plan: Path) -> Path:
     return plan.with_name(plan.name + ".json")
-
-
-def with_engine(contract: Contract, wanted: dict[str, Any]) -> Contract:
-    return replace(contract, engine=wanted)
 
 
 def _read(artifact: Path) -> bytes:
@@ -110,12 +106,13 @@ def _build(content: bytes, config: EngineConfig, trt: Any, log: Any, say: Say) -
     _set_flags(settings, config, trt)
     for profile in config.profiles:
         settings.add_optimization_profile(_profile(builder.create_optimization_profile(), profile))
-    cache = _timing_cache(settings, config.timing_cache)
+    if config.timing_cache is not None:
+        _use_timing_cache(settings, config.timing_cache)
     settings.progress_monitor = _monitor(trt, say)
     serialized = builder.build_serialized_network(network, settings)
     if serialized is None:
         raise BackendError("TensorRT built no plan: " + ("; ".join(log.errors[-3:]) or "it does not say why"))
-    if cache is not None and config.timing_cache is not None:
+    if config.timing_cache is not None:
         try:
             atomic_write(config.timing_cache, bytes(settings.get_timing_cache().serialize()))
         except OutputError as error:
@@ -162,17 +159,13 @@ def _profile(made: Any, profile: Any) -> Any:
     return made
 
 
-def _timing_cache(settings: Any, path: Path | None) -> Any:
+def _use_timing_cache(settings: Any, path: Path) -> None:
     """What earlier builds measured. One of another TensorRT or GPU is left out by TensorRT itself, with a warning."""
-    if path is None:
-        return None
     try:
         stored = path.read_bytes()
     except FileNotFoundError:
         stored = b""
-    cache = settings.create_timing_cache(stored)
-    settings.set_timing_cache(cache, False)  # not of another GPU
-    return cache
+    settings.set_timing_cache(settings.create_timing_cache(stored), False)  # False: not of another GPU
 
 
 def _logger(trt: Any) -> Any:

@@ -32,5 +32,8 @@ class Journal:
             atomic_write(self.path, text + "\n")
         return self.answers[name]
 
+    def knows(self, name: str) -> bool:
+        return name in self.answers
+
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

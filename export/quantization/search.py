@@ -44,10 +44,10 @@ def rank(
     names = [layer.name for layer in plan.body.layers]
     losses = {}
     for i in progress(range(len(names)), len(names), "sensitivity of layers"):
-        if time.monotonic() > deadline:
+        question = f"alone {names[i]}"
+        if time.monotonic() > deadline and not journal.knows(question):
             break
-        alone = partial(_loss_alone, plan, model, trials, names[i])
-        losses[names[i]] = float(journal.ask(f"alone {names[i]}", alone))
+        losses[names[i]] = float(journal.ask(question, partial(_loss_alone, plan, model, trials, names[i])))
     return dict(sorted(losses.items(), key=lambda item: -item[1]))
 
 
@@ -69,7 +69,8 @@ def search(
 ) -> Found:
     """The fewest layers that must be kept for the budget: 0, 1, 2, 4 ... of ``order``, then halving.
 
-    At least one layer is int8. deadline: of ``time.monotonic``; after it no trial but the first begins.
+    At least one layer is int8. deadline: of ``time.monotonic``; after it no trial but the first begins, and only what
+    the journal knows is asked.
     """
     tried: dict[int, Trial] = {}
     layers, rest = len(plan.body.layers), iter(order)
@@ -78,6 +79,9 @@ def search(
     def keeping(count: int) -> Plan:
         first.extend(islice(rest, max(count - len(first), 0)))
         return plan.keeping(first[:count])
+
+    def in_time(count: int) -> bool:
+        return time.monotonic() <= deadline or not tried or journal.knows(f"keeping {count}")
 
     def meets(count: int) -> bool:
         answer = journal.ask(f"keeping {count}", lambda: asdict(trials.run(quantize(model, keeping(count)))))
@@ -89,7 +93,7 @@ def search(
     failed, passed = -1, None
     finished = True
     for count in dict.fromkeys(counts):
-        if time.monotonic() > deadline and tried:
+        if not in_time(count):
             finished = False
             break
         if meets(count):
@@ -97,10 +101,10 @@ def search(
             break
         failed = count
     while passed is not None and passed - failed > 1:
-        if time.monotonic() > deadline:
+        middle = (failed + passed) // 2
+        if not in_time(middle):
             finished = False
             break
-        middle = (failed + passed) // 2
         if meets(middle):
             passed = middle
         else:

@@ -29,12 +29,6 @@ def test_impossible_depth() -> None:
         transfer.depth_from_repeats(5, 1, NOWHERE)
 
 
-def test_published_sizes_get_their_name_back() -> None:
-    for name, config in SIZES.items():
-        assert transfer.named(replace(config, name="")).name == name
-    assert transfer.named(replace(SIZES["yolox-pose-s"], width=0.4)).name == "yolox-pose-d0.33-w0.4"
-
-
 def test_class_names() -> None:
     assert transfer.class_names(1, NOWHERE) == ("person",)
     assert transfer.class_names(2, NOWHERE) == ("class_0", "class_1")

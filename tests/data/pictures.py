@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
-from yolopose.data.sample import DamagedImage, Sample
+from yolopose.data.batch import People, as_images, empty_pictures, padded
+from yolopose.data.sample import DamagedImage, Sample, joined
 from yolopose.runtime.skeleton import Skeleton, generic_skeleton
 
 FOUR = generic_skeleton(4, ("nose", "left_eye", "right_eye", "neck"), ((1, 2),))
@@ -92,3 +94,11 @@ def assert_same(a: Sample, b: Sample) -> None:
     for name in ("image", "boxes", "keypoints", "areas", "labels", "crowd"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     assert a.name == b.name
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, People]:
+    """Samples of one picture size -> images and padded people."""
+    pictures = empty_pictures(len(samples), samples[0].image.shape)
+    np.stack([sample.image for sample in samples], out=pictures.numpy())
+    picture = np.repeat(np.arange(len(samples)), [len(sample) for sample in samples])
+    return as_images(pictures), padded(joined([sample.people for sample in samples]), picture, len(samples))

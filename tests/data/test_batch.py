@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from yolopose.data.batch import collate
 from yolopose.data.sample import Sample
 
-from .pictures import Pictures, sample_of
+from .pictures import Pictures, collate, sample_of
 
 
 def same_size(*people: int) -> list[Sample]:

@@ -15,7 +15,7 @@ from yolopose.checkpoints.transfer import generic_skeleton
 from yolopose.model.complexity import gmacs, num_parameters
 from yolopose.model.net_config import NetConfig
 from yolopose.model.pose_net import PoseNet
-from yolopose.model.sizes import SIZES, build
+from yolopose.model.sizes import SIZES, build, named
 from yolopose.runtime.skeleton import LSP_14
 
 
@@ -156,3 +156,9 @@ def test_wrong_configurations() -> None:
         build(replace(good, focus_order="other"))
     with pytest.raises(ValueError, match="keypoint_branch"):
         build(replace(SIZES["yolov5s6-pose"], keypoint_branch="other"))
+
+
+def test_published_sizes_get_their_name_back() -> None:
+    for name, config in SIZES.items():
+        assert named(replace(config, name="")).name == name
+    assert named(replace(SIZES["yolox-pose-s"], width=0.4)).name == "yolox-pose-d0.33-w0.4"

@@ -12,7 +12,12 @@ from yolopose.model.widen import widened
 
 NARROW = {
     name: replace(SIZES[name], width=width)
-    for name, width in (("yolox-pose-nano", 0.125), ("yolov5s6-pose-ti-lite", 0.125), ("yolov5s6-pose", 0.125))
+    for name, width in (
+        ("yolox-pose-nano", 0.125),
+        ("yolov5s6-pose-ti-lite", 0.125),
+        ("yolov5s6-pose", 0.125),
+        ("yolov7-w6-pose", 0.125),
+    )
 }
 
 

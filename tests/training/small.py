@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from yolopose.data.augment import Augment, AugmentSettings
-from yolopose.data.batch import Batch, collate
+from yolopose.data.batch import Batch
 from yolopose.data.loader import Order, batches
 from yolopose.data.sample import Sample
 from yolopose.data.sources import SyntheticSource
@@ -26,6 +26,8 @@ from yolopose.training.engine import Engine
 from yolopose.training.interrupt import Interrupt
 from yolopose.training.settings import TrainSettings
 from yolopose.training.trainer import Trainer
+
+from ..data.pictures import collate
 
 SIZE = 64  # px
 COUNT, BATCH = 8, 4

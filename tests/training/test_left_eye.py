@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolopose.data.batch import People, collate
+from yolopose.data.batch import People
 from yolopose.data.sources import SyntheticSource
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.model.heads.anchor import AnchorHead
@@ -25,6 +25,8 @@ from yolopose.runtime.skeleton import COCO_17
 from yolopose.training.anchor_loss import AnchorLoss
 from yolopose.training.anchor_matching import level_sizes, match_anchors
 from yolopose.training.settings import LossSettings
+
+from ..data.pictures import collate
 
 STRIDES = (8, 16, 32, 64)
 SIZE, SCENES, STEPS = 256, 8, 70

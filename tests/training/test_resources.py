@@ -45,6 +45,7 @@ def test_memory_stays_for_training_on_a_cpu_alone() -> None:
 )  # fmt: skip
 def test_workers(monkeypatch: pytest.MonkeyPatch, cores: float, device: str, in_memory: bool, workers: int) -> None:
     monkeypatch.setattr(resources, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert resources.workers_for(None, torch.device(device), in_memory) == workers
     assert resources.workers_for(5, torch.device(device), in_memory) == 5
@@ -53,5 +54,8 @@ def test_workers(monkeypatch: pytest.MonkeyPatch, cores: float, device: str, in_
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "usable_cores", lambda: 4.0)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert resources.workers_for(None, torch.device("cpu"), True) == 0
     assert resources.workers_for(None, torch.device("cuda"), True) == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # the other core is free
+    assert resources.workers_for(None, torch.device("cpu"), True) == 1

@@ -11,6 +11,7 @@ from yolopose.runtime.skeleton import Skeleton
 from ..model.input_spec import BGR_BYTES
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
+from ..model.sizes import named
 from . import transfer
 from .archive import Document
 
@@ -87,6 +88,6 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         stem="conv-focus" if lite else "focus",
         head="edgeai",
     )
-    net = transfer.filled_net(transfer.named(config), transfer.rename_all(tensors, RULES, document), document)
+    net = transfer.filled_net(named(config), transfer.rename_all(tensors, RULES, document), document)
     net.source_format = FORMAT
     return net

@@ -12,6 +12,7 @@ from yolopose.runtime.skeleton import Skeleton
 from ..model.input_spec import BGR_BYTES, InputSpec
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
+from ..model.sizes import named
 from . import transfer
 from .archive import Document
 from .mmpose_meta import skeleton_in
@@ -84,7 +85,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         spp_activation=activation,
         head="mmpose",
     )
-    net = transfer.filled_net(transfer.named(config), transfer.rename_all(tensors, RULES, document), document)
+    net = transfer.filled_net(named(config), transfer.rename_all(tensors, RULES, document), document)
     net.source_format = FORMAT
     return net
 

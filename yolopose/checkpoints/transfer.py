@@ -14,7 +14,7 @@ from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton, generic_skeleto
 
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
-from ..model.sizes import SIZES, build
+from ..model.sizes import build
 from .archive import Document
 from .stand_ins import InertTensor, brief
 
@@ -158,15 +158,6 @@ def require_tensors(value: object, document: Document) -> dict[str, InertTensor]
     tensors = {key: tensor for key, tensor in value.items() if isinstance(tensor, InertTensor)}
     document.check(tensors)
     return tensors
-
-
-def named(config: NetConfig) -> NetConfig:
-    """``config`` under the name of the published size that it is, or one made of family and multipliers."""
-    for size in SIZES.values():
-        same = replace(size, name=config.name, depth=config.depth) if size.repeats == config.repeats else size
-        if (same.family, same.depth, same.width, same.stem) == (config.family, config.depth, config.width, config.stem):
-            return replace(config, name=size.name)
-    return replace(config, name=f"{config.family}-d{config.depth:.3g}-w{config.width:.3g}")
 
 
 def shape_of(tensors: Mapping[str, InertTensor], name: str, document: Document, network: str) -> tuple[int, ...]:

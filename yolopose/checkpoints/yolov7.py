@@ -14,6 +14,7 @@ from yolopose.runtime.skeleton import Skeleton
 from ..model.input_spec import RGB_UNIT
 from ..model.net_config import NetConfig
 from ..model.pose_net import PoseNet
+from ..model.sizes import named
 from . import pickled, transfer
 from .archive import Document
 from .edgeai_yolov5 import KEYPOINT_RULES
@@ -95,7 +96,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         legacy_layout=True,
         anchors=facts.anchors,
     )
-    net = transfer.filled_net(transfer.named(config), tensors, document)
+    net = transfer.filled_net(named(config), tensors, document)
     net.source_format = FORMAT
     return net
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .sample import PersonLabels, Sample, joined
+from .sample import PersonLabels
 
 
 class People(NamedTuple):
@@ -43,14 +42,6 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) uint8 BGR, channels last in memory
     people: People
     damaged: list[str]  # pictures that could not be used; others stand in for them
-
-
-def collate(samples: Sequence[Sample]) -> tuple[Tensor, People]:
-    """Samples of one picture size -> images and padded people."""
-    pictures = empty_pictures(len(samples), samples[0].image.shape)
-    np.stack([sample.image for sample in samples], out=pictures.numpy())
-    picture = np.repeat(np.arange(len(samples)), [len(sample) for sample in samples])
-    return as_images(pictures), padded(joined([sample.people for sample in samples]), picture, len(samples))
 
 
 def padded(people: PersonLabels, picture: np.ndarray, count: int) -> People:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from yolopose.runtime.errors import DataError
@@ -69,7 +70,7 @@ class _Batches(Dataset[Batch | DataError]):
         source = StandIns(usual.source)
         augment = Augment(source, usual.settings)
         pictures = empty_pictures(len(drawn), (usual.settings.side, usual.settings.side, 3))
-        alone = get_worker_info() is None  # then the network waits, and threads paint
+        alone = get_worker_info() is None  # then the network waits, and as many threads as it has paint
         made = []
         try:
             for (index, n), out in zip(drawn, pictures.numpy(), strict=True):
@@ -81,7 +82,7 @@ class _Batches(Dataset[Batch | DataError]):
         except DataError as error:
             return error
         if alone:
-            list(in_threads(augment.paint, made, list(pictures.numpy())))
+            list(in_threads(augment.paint, made, list(pictures.numpy()), threads=torch.get_num_threads()))
         return Batch(as_images(pictures), padded(*augment.people(made), len(made)), source.damaged)
 
 

@@ -16,9 +16,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[..., Result], *items: Sequence[Any]) -> Iterator[Result]:
-    """For work that waits for files or happens inside OpenCV, which lets other threads run; items as for ``map``."""
-    return _results(ThreadPoolExecutor(max(1, round(usable_cores()))), function, items, 1)
+def in_threads(function: Callable[..., Result], *items: Sequence[Any], threads: int | None = None) -> Iterator[Result]:
+    """For work that waits for files or happens inside OpenCV, which lets other threads run; items as for ``map``.
+
+    threads: None for as many as the machine has processors, which suits waiting for files.
+    """
+    return _results(ThreadPoolExecutor(threads or os.cpu_count()), function, items, 1)
 
 
 def in_processes(

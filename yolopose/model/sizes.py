@@ -63,6 +63,15 @@ _CONFIGS = (
 SIZES: dict[str, NetConfig] = {config.name: config for config in _CONFIGS}
 
 
+def named(config: NetConfig) -> NetConfig:
+    """``config`` under the name of the published size that it is, or one made of family and multipliers."""
+    for size in SIZES.values():
+        same = replace(size, name=config.name, depth=config.depth) if size.repeats == config.repeats else size
+        if (same.family, same.depth, same.width, same.stem) == (config.family, config.depth, config.width, config.stem):
+            return replace(config, name=size.name)
+    return replace(config, name=f"{config.family}-d{config.depth:.3g}-w{config.width:.3g}")
+
+
 def build(config: str | NetConfig, skeleton: Skeleton | None = None, classes: tuple[str, ...] | None = None) -> PoseNet:
     """A new network with random weights, in training mode.
 

@@ -12,9 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .net_config import NetConfig
 from .pose_net import PoseNet
-from .sizes import SIZES, build
+from .sizes import build, named
 
 LEAST_SHARE = 0.3  # beside a random number of 0..1: no copy of a channel is left with nearly nothing
 
@@ -27,7 +26,7 @@ def widened(net: PoseNet, factor: int, *, seed: int = 0) -> PoseNet:
     """
     if factor < 2:
         raise ValueError(f"a network is widened by a whole factor of at least 2, not {factor}")
-    config = _named(replace(net.config, width=net.config.width * factor))
+    config = named(replace(net.config, width=net.config.width * factor))
     wide = build(config)
     generator = torch.Generator().manual_seed(seed)
     narrow, tensors = net.state_dict(), {}
@@ -36,15 +35,6 @@ def widened(net: PoseNet, factor: int, *, seed: int = 0) -> PoseNet:
     wide.load_state_dict(tensors)
     wide.weights_licence = net.weights_licence
     return wide.eval()
-
-
-def _named(config: NetConfig) -> NetConfig:
-    known = (size.name for size in SIZES.values() if _shape(size) == _shape(config))
-    return replace(config, name=next(known, f"{config.family}-d{config.depth:.3g}-w{config.width:.3g}"))
-
-
-def _shape(config: NetConfig) -> tuple[object, ...]:
-    return config.family, config.depth, config.width, config.stem
 
 
 def _grown(tensor: Tensor, shape: torch.Size, factor: int, generator: torch.Generator, name: str) -> Tensor:

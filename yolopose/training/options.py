@@ -72,7 +72,7 @@ def _add_run(add: Any) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that make batches; default: all processors but one, at most 8; none on a CPU of two cores",
+        help="processes that make batches; default: all processors but one, at most 8; none on a CPU of at most two",
     )
     add("--epochs", type=int, default=defaults.epochs, help="passes over the data")
     add("--batch", type=int, default=defaults.batch, help="images a step, over all processes")

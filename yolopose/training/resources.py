@@ -76,13 +76,13 @@ def keep_memory(device: torch.device) -> None:
 def workers_for(wanted: int | None, device: torch.device, in_memory: bool) -> int:
     """Processes that make batches: as wanted, else one for each core but the network's own.
 
-    None where the network computes on one or two cores and pictures are decoded: a worker that interrupts one thread of
-    the network holds up the other, which waits for it, and that costs more than to make the batch in between on both
-    (docs/log.md).
+    None where the network's threads take both of two cores, or the only one, and pictures are decoded: a worker that
+    interrupts one thread of the network holds up the other, which waits for it, and that costs more than to make the
+    batch in between on both (docs/log.md). Call ``use_threads`` before.
     """
     if wanted is None:
         cores = int(usable_cores() / local_processes())
-        if device.type == "cpu" and cores <= 2 and in_memory:
+        if device.type == "cpu" and cores <= min(2, torch.get_num_threads()) and in_memory:
             return 0
         return max(1, min(MOST_WORKERS, cores - 1))
     if wanted < 0:

@@ -45,8 +45,9 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
     if settings.batch % world_size():
         raise ValueError(f"--batch {settings.batch} cannot be shared evenly by {world_size()} processes")
     device = device_for(arguments.device)
-    workers = workers_for(arguments.workers, device, fits_in_memory(source, settings))
     use_threads(arguments.threads)
+    in_memory = fits_in_memory(source, settings)
+    workers = workers_for(arguments.workers, device, in_memory)
     keep_memory(device)
     interrupt = Interrupt(arguments.max_minutes)
     folder = _folder(session, arguments)
@@ -59,7 +60,7 @@ def train(session: Session, arguments: argparse.Namespace, console: Console) -> 
         trainer.resume(folder.last)
     if rank() == 0:
         RunFolder.check(folder.path, resume=session.start is None)
-    preload(source, settings, console)  # before anything is written: it may take long, and be interrupted
+    preload(source, settings, in_memory, console)  # before anything is written: it may take long, and be interrupted
     if rank() == 0:
         _begin(session, folder, net, trainer.epoch + 1)
         if session.val is None:
@@ -181,10 +182,10 @@ class _Augmentation:
         return self.usual if epoch < self.first_closing else self.closing
 
 
-def preload(source: Mixed, settings: TrainSettings, console: Console) -> None:
-    """Keep decoded pictures in memory where they fit: decoding would take more time than augmenting."""
+def preload(source: Mixed, settings: TrainSettings, in_memory: bool, console: Console) -> None:
+    """Keep decoded pictures where they fit, see ``fits_in_memory``: decoding would take more time than augmenting."""
     cv2.setNumThreads(1)  # before workers fork: OpenCV's own threads do not survive it
-    if fits_in_memory(source, settings):
+    if in_memory:
         source.preload(console.progress)
         return
     for part in source.sources:
@@ -198,7 +199,7 @@ def preload(source: Mixed, settings: TrainSettings, console: Console) -> None:
 
 
 def fits_in_memory(source: Mixed, settings: TrainSettings) -> bool:
-    """All pictures, decoded."""
+    """All pictures, decoded. To be asked once, before they are loaded: then less is free."""
     return _bytes(source, settings) < MEMORY_SHARE * free_memory()
 
 

@@ -85,8 +85,9 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     device = device_for(arguments.device)
     keep_memory(device)
     engine = Engine(net, settings, order.steps_per_epoch, device)
-    preload(session.source, settings, console)
-    workers = workers_for(arguments.workers, device, fits_in_memory(session.source, settings))
+    in_memory = fits_in_memory(session.source, settings)
+    workers = workers_for(arguments.workers, device, in_memory)
+    preload(session.source, settings, in_memory, console)
     stream = stream_of(session.source, settings, order, workers, pin_memory=device.type == "cuda")(0)
     figures = measure(engine, stream, console)
     document = {

@@ -253,3 +253,15 @@ def test_a_fixed_batch_is_filled_with_images_and_gives_the_same_samples() -> Non
         assert (one[name].low, one[name].high) == pytest.approx((two[name].low, two[name].high), abs=1e-5)
         assert one[name].rows.shape == two[name].rows.shape
     assert [frame.shape for frame in feed(pictures(3), rows=4).values()] == [(4, SIZE, SIZE, 3), (4, 1), (4, 1)]
+
+
+def test_answers_of_the_journal_count_when_the_time_is_up(plan: Plan, tmp_path: Path) -> None:
+    """An earlier search with a narrower budget, and no time now: what was measured is enough."""
+    journal = tmp_path / "journal.json"
+    assert searched(plan, FakeTrials(WEIGHTS), 0.05, journal).met
+    trials, notes, past = FakeTrials(WEIGHTS), Journal(journal, "key"), time.monotonic() - 1
+    ranking = rank(plan, small_graph(), trials, notes, progress, past)  # type: ignore[arg-type]
+    assert len(ranking) == 4
+    found = search(plan, small_graph(), trials, ranking, list(ranking), 0.5, notes, lambda text: None, past)  # type: ignore[arg-type]
+    assert (found.met, found.plan.kept) == (True, {"inner"})
+    assert trials.asked == 0
