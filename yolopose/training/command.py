@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from yolopose.runtime.console import EXIT_DONE, EXIT_INTERRUPTED, Console, run
 
@@ -82,4 +83,19 @@ def _summary(outcome: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    return run(partial(_main, words), train_parser(), words)
+    code = run(partial(_main, words), train_parser(), words)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End one of several processes without tearing C++ down: all that Python has to finish is finished before.
+
+    DistributedDataParallel keeps gloo's threads running after destroy_process_group (PyTorch 2.13), and a process that
+    ends while they run is aborted now and then ("terminate called without an active exception").
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
