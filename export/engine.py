@@ -6,6 +6,7 @@ off, which would round what the graph calls float32. The plan is pure: trtexec a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from yolopose.runtime.backends.cuda import Gpu
-from yolopose.runtime.contract import INPUT_NAMES, read_contract
+from yolopose.runtime.backends.tensorrt_plan import engine_section, make_logger, read_plan
+from yolopose.runtime.contract import INPUT_NAMES, Contract, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch, OutputError
 from yolopose.runtime.output import atomic_write
 
-from .engine_options import KNOWN_BAD, OLDEST, EngineConfig, check_profile, fingerprint, version_of
+from .engine_options import KNOWN_BAD, OLDEST, EngineConfig, check_profile, fingerprint, narrowed, version_of
 
 INSTALL = (
     'pip install "yolopose[tensorrt]"; on a Jetson it comes with JetPack (apt install tensorrt python3-libnvinfer)'
@@ -43,15 +45,21 @@ def build_engine(artifact: Path, plan: Path, config: EngineConfig, trt: Any, gpu
     if _is_up_to_date(plan, wanted):
         say(f"{plan} is up to date: the same ONNX, TensorRT {trt.__version__}, GPU and options")
         return False
-    log = _logger(trt)
+    log = make_logger(trt, keep=None)
     try:
         serialized = _build(content, config, trt, log, say)
     finally:
         atomic_write(plan.with_name(plan.name + ".log"), "\n".join(log.lines) + "\n")
-    # The contract goes first: a plan without one says so, a contract without its plan is never looked at.
-    atomic_write(sidecar_of(plan), replace(contract, engine=wanted).to_json(indent=1) + "\n")
-    atomic_write(plan, serialized)
+    write_plan(plan, serialized, replace(contract, input=narrowed(contract.input, config.profiles)), wanted)
     return True
+
+
+def write_plan(plan: Path, content: bytes, contract: Contract, built: dict[str, Any]) -> None:
+    """The plan, and beside it its contract with ``built``, which says what it depends on. Raises OutputError."""
+    engine = built | {"plan_bytes": len(content), "plan_sha256": hashlib.sha256(content).hexdigest()}
+    # The contract goes first: a plan that is not the one it names is refused, never run.
+    atomic_write(sidecar_of(plan), replace(contract, engine=engine).to_json(indent=1) + "\n")
+    atomic_write(plan, content)
 
 
 def import_tensorrt() -> Any:
@@ -86,13 +94,12 @@ def _read(artifact: Path) -> bytes:
 
 
 def _is_up_to_date(plan: Path, wanted: dict[str, Any]) -> bool:
-    if not plan.is_file():
-        return False
     try:
-        found = json.loads(sidecar_of(plan).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or not ours: the plan is built anew
+        engine = engine_section(plan, read_contract(plan))
+        found = read_plan(plan, engine, with_weights=False)
+    except (ArtifactError, ValueError):  # none, or not whole: the plan is built anew
         return False
-    return isinstance(found, dict) and found.get("engine") == json.loads(json.dumps(wanted))
+    return bool(found) and {name: engine.values.get(name) for name in wanted} == json.loads(json.dumps(wanted))
 
 
 def _build(content: bytes, config: EngineConfig, trt: Any, log: Any, say: Say) -> bytes:
@@ -111,7 +118,7 @@ def _build(content: bytes, config: EngineConfig, trt: Any, log: Any, say: Say) -
     settings.progress_monitor = _monitor(trt, say)
     serialized = builder.build_serialized_network(network, settings)
     if serialized is None:
-        raise BackendError("TensorRT built no plan: " + ("; ".join(log.errors[-3:]) or "it does not say why"))
+        raise BackendError("TensorRT built no plan: " + log.told())
     if config.timing_cache is not None:
         try:
             atomic_write(config.timing_cache, bytes(settings.get_timing_cache().serialize()))
@@ -128,7 +135,10 @@ def _parser_errors(parser: Any) -> list[str]:
 
 def _set_flags(settings: Any, config: EngineConfig, trt: Any) -> None:
     settings.clear_flag(trt.BuilderFlag.TF32)
-    for wanted, name in ((config.version_compatible, "VERSION_COMPATIBLE"), (config.strip, "STRIP_PLAN")):
+    # Without the lean runtime inside: it is code, and what runs the plan does not allow a plan to bring code.
+    compatible = config.version_compatible
+    flags = ((compatible, "VERSION_COMPATIBLE"), (compatible, "EXCLUDE_LEAN_RUNTIME"), (config.strip, "STRIP_PLAN"))
+    for wanted, name in flags:
         if wanted:
             settings.set_flag(_member(trt, "BuilderFlag", name))
     if config.hardware_compatible:
@@ -166,23 +176,6 @@ def _use_timing_cache(settings: Any, path: Path) -> None:
     except FileNotFoundError:
         stored = b""
     settings.set_timing_cache(settings.create_timing_cache(stored), False)  # False: not of another GPU
-
-
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):
-        """Keeps every line for the log file, and errors for messages."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # by name: the bindings' classes want exactly this call
-            self.lines: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            self.lines.append(f"{severity}: {message}")
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Logger()
 
 
 def _monitor(trt: Any, say: Say) -> Any:

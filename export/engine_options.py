@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def check_profile(profile: Profile, given: InputInfo) -> None:
         for size in (asked.min, asked.opt, asked.max):
             if size not in allowed:
                 raise ValueError(f"profile: {name} {size} is not one that the artifact takes: {allowed}")
+
+
+def narrowed(given: InputInfo, profiles: Sequence[Profile]) -> InputInfo:
+    """What the plan takes of what its artifact takes: from the least to the largest of its profiles."""
+
+    def hull(name: str) -> Range:
+        parts: list[Range] = [getattr(profile, name) for profile in profiles]
+        least, most = min(part.min for part in parts), max(part.max for part in parts)
+        return Range(least, parts[0].opt, most, getattr(given, name).multiple if most > least else 1)
+
+    return replace(given, batch=hull("batch"), height=hull("height"), width=hull("width"))
 
 
 def fingerprint(tensorrt: str, gpu: dict[str, str], artifact: bytes, config: EngineConfig) -> dict[str, Any]:

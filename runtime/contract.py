@@ -26,8 +26,9 @@ from .contract_parts import (
     Range,
 )
 from .document import Section, parse
-from .errors import ArtifactError, ContractInvalid, ContractMissing, ContractTooNew
+from .errors import ArtifactError, ContractInvalid, ContractMissing, ContractTooNew, EngineMismatch
 from .onnx_file import OnnxParts, read_onnx
+from .plan_file import LONGEST_HEADER, foreign_header
 from .skeleton import Skeleton
 
 __all__ = [
@@ -183,6 +184,10 @@ def _sidecar_text(path: Path) -> str:
     try:
         return sidecar.read_text(encoding="utf-8")
     except FileNotFoundError as error:
+        with path.open("rb") as plan:
+            header = foreign_header(plan.read(LONGEST_HEADER))
+        if header is not None:
+            raise EngineMismatch(f"{path} {header}") from error
         raise ContractMissing(
             f"{path} needs its contract beside it: {sidecar} is not there; copy both files"
         ) from error

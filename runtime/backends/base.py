@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..contract import INPUT_NAMES as INPUT_NAMES
 from ..contract import OUTPUT_NAMES as OUTPUT_NAMES
 from ..contract import PLAN_SUFFIXES, Contract
-from ..errors import BackendUnavailable, EngineMismatch
+from ..errors import EngineMismatch
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -56,9 +56,9 @@ _ENGINES: dict[str, tuple[str, str, dict[str, str]]] = {
     "onnxruntime": (".onnxruntime", "OnnxRuntimeBackend", {}),
     "openvino": (".openvino", "OpenVinoBackend", {}),
     "openvino:bf16": (".openvino", "OpenVinoBackend", {"precision": "bf16"}),
+    "tensorrt": (".tensorrt", "TensorRtBackend", {}),
 }
-_LATER = {"tensorrt": "TensorRT"}
-BACKENDS = ("auto", *_ENGINES, *_LATER)
+BACKENDS = ("auto", *_ENGINES)
 
 
 def choose_backend(path: str | Path, contract: Contract, backend: str = "auto") -> str:
@@ -97,10 +97,6 @@ def open_backend(
     backend = choose_backend(path, contract, backend)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads must be a whole number from 1, or None for the engine's choice, got {threads!r}")
-    if backend in _LATER:
-        raise BackendUnavailable(
-            f"the {_LATER[backend]} backend arrives with a later release; until then use an .onnx file with onnxruntime"
-        )
     module, name, options = _ENGINES[backend]
     engine: Callable[..., Any] = getattr(import_module(module, __package__), name)
     opened: Backend = engine(

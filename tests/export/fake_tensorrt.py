@@ -1,22 +1,29 @@
-"""A module that plays TensorRT's builder and writes down each member that is touched, and with how many arguments.
+"""A module that plays TensorRT and writes down each member that is touched, and with how many arguments.
 
-A plan that it builds is the ONNX behind a mark, so that tests can tell what went in.
+A plan that it builds is the ONNX behind a mark and a line of JSON with the profiles; ``fake_tensorrt_runtime`` runs it.
 """
 
 from __future__ import annotations
 
 import enum
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import onnx
 
-MARK = b"fake plan\n"
+from .fake_tensorrt_runtime import MARK, add_runtime
+
+__all__ = ["MARK", "Uses", "fake_tensorrt"]
+
 Uses = dict[tuple[str, str], set[int | None]]  # (class, member) -> numbers of arguments; None: no call
 
 
 def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fails: str = "") -> Any:
-    """missing: members that it lacks. fails: "parse" | "build". ``uses`` and ``made`` tell what it saw."""
+    """missing: members that it lacks. fails: "parse" | "build" | "load" | "context" | "run".
+
+    ``uses`` and ``made`` tell what it saw.
+    """
     uses: Uses = {}
     made: dict[str, Any] = {"profiles": [], "flags": set(), "cleared": set(), "settings": {}, "cache": None}
 
@@ -92,8 +99,12 @@ def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fa
             return ParserError()
 
     class IOptimizationProfile(Recorded):
+        def __init__(self) -> None:
+            self._shapes: dict[str, Any] = {}
+
         def set_shape(self, name: str, least: Any, best: Any, largest: Any) -> None:
             made["profiles"].append((name, least, best, largest))
+            self._shapes[name] = (least, best, largest)
 
     class ITimingCache(Recorded):
         def __init__(self, content: bytes) -> None:
@@ -103,6 +114,9 @@ def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fa
             return self._content + b"measured"
 
     class IBuilderConfig(Recorded):
+        def __init__(self) -> None:
+            self._profiles: list[Any] = []
+
         def set_flag(self, flag: Any) -> None:
             made["flags"].add(flag.name)
 
@@ -113,7 +127,8 @@ def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fa
             made["settings"][pool.name] = limit
 
         def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
-            return 0
+            self._profiles.append(profile._shapes)
+            return len(self._profiles) - 1
 
         def create_timing_cache(self, content: bytes) -> ITimingCache:
             made["cache"] = content
@@ -151,16 +166,19 @@ def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fa
             if fails == "build":
                 self._logger.log(module.ILogger.Severity.ERROR, "out of memory in tactic 0x12")
                 return None
-            return MARK + network._content
+            return MARK + json.dumps(settings._profiles).encode() + b"\n" + network._content
 
     module = SimpleNamespace(
         __version__=version, uses=uses, made=made, ILogger=ILogger, IProgressMonitor=IProgressMonitor, Builder=Builder,
         OnnxParser=OnnxParser,
-        BuilderFlag=names("BuilderFlag", "TF32", "VERSION_COMPATIBLE", "STRIP_PLAN", "GPU_FALLBACK"),
+        BuilderFlag=names(
+            "BuilderFlag", "TF32", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN", "GPU_FALLBACK"
+        ),
         NetworkDefinitionCreationFlag=names("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH", "STRONGLY_TYPED"),
         HardwareCompatibilityLevel=names("HardwareCompatibilityLevel", "NONE", "AMPERE_PLUS"),
         MemoryPoolType=names("MemoryPoolType", "WORKSPACE"), DeviceType=names("DeviceType", "GPU", "DLA"),
     )  # fmt: skip
+    add_runtime(module, Recorded, names, fails)
     return module
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
+from tests.played_gpu import play
 from yolopose.export import engine, engine_options
 from yolopose.export.engine import build_engine, check_version, import_tensorrt
 from yolopose.export.engine_options import EngineConfig, Profile, usual_profile
 from yolopose.export.passes import embed_contract
-from yolopose.runtime.backends.cuda import Gpu
+from yolopose.runtime import PoseEstimator
+from yolopose.runtime.backends.cuda import Gpu, find_gpu
 from yolopose.runtime.contract import Contract, Range, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 
@@ -51,9 +55,11 @@ def test_a_plan_its_contract_and_its_log(artifact: Path, tmp_path: Path) -> None
     said: list[str] = []
     trt, plan = fake_tensorrt(), tmp_path / "tiny.engine"
     assert build_engine(artifact, plan, config(artifact), trt, ORIN, said.append)
-    assert plan.read_bytes() == MARK + artifact.read_bytes()
+    assert plan.read_bytes().startswith(MARK)
+    assert plan.read_bytes().endswith(artifact.read_bytes())
     contract, source = read_contract(plan), read_contract(artifact)
-    assert replace(contract, engine=None) == source
+    narrowed = replace(source.input, batch=Range(1, 1, 4))
+    assert replace(contract, engine=None) == replace(source, input=narrowed)
     assert contract.engine is not None
     assert contract.engine["gpu"] == {"name": "Orin", "compute_capability": "8.7", "cuda": "12.6"}
     assert contract.engine["tensorrt"] == "10.16.1.11"
@@ -87,6 +93,8 @@ def test_it_is_built_again_only_when_something_changed(artifact: Path, tmp_path:
     assert not built("11.4.0.106", batch=2)
     (tmp_path / "tiny.engine.json").write_text("{", encoding="utf-8")
     assert built("11.4.0.106", batch=2)
+    plan.write_bytes(plan.read_bytes()[:-1])
+    assert built("11.4.0.106", batch=2)
     plan.unlink()
     assert built("11.4.0.106", batch=2)
 
@@ -98,7 +106,7 @@ def test_options_reach_the_builder(artifact: Path, tmp_path: Path) -> None:
     assert build_engine(
         artifact, tmp_path / "a.engine", config(artifact, timing_cache=cache, **WHOLE), trt, ORIN, quiet
     )
-    assert trt.made["flags"] == {"VERSION_COMPATIBLE", "STRIP_PLAN", "GPU_FALLBACK"}
+    assert trt.made["flags"] == {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN", "GPU_FALLBACK"}
     settings = trt.made["settings"]
     assert (settings["WORKSPACE"], settings["builder_optimization_level"], settings["DLA_core"]) == (64 * 2**20, 4, 0)
     assert settings["hardware_compatibility_level"].name == "AMPERE_PLUS"
@@ -193,17 +201,28 @@ def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def uses(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Uses:
-    """All that builds touch: one with every option, one that the parser and one that the builder fails."""
+    """All that building and running touch: with every option, and where the parser, the builder, ... fail."""
     folder, found = tmp_path_factory.mktemp("uses"), {}
-    for fails in ("", "parse", "build"):
-        trt = fake_tensorrt(fails=fails)
-        whole = config(artifact, timing_cache=folder / "timing", **WHOLE)
-        try:
-            build_engine(artifact, folder / f"a{fails}.engine", whole, trt, ORIN, quiet)
-        except BackendError:
-            assert fails
-        for member, counts in trt.uses.items():
-            found.setdefault(member, set()).update(counts)
+    with pytest.MonkeyPatch.context() as patch:
+        play(patch)
+        for fails in ("", "parse", "build", "load", "context", "run"):
+            trt, plan = fake_tensorrt(fails=fails), folder / f"a{fails}.engine"
+            for options in (WHOLE, {}):
+                whole = config(artifact, timing_cache=folder / "timing", **options)
+                try:
+                    build_engine(artifact, plan, whole, trt, find_gpu(), quiet)
+                except BackendError:
+                    assert fails in ("parse", "build")
+            if plan.exists():
+                patch.setitem(sys.modules, "tensorrt", trt)
+                try:
+                    with PoseEstimator(plan) as estimate:
+                        for _ in range(2):
+                            estimate(np.zeros((64, 96, 3), np.uint8))
+                except (ArtifactError, BackendError):
+                    assert fails in ("load", "context", "run")
+            for member, counts in trt.uses.items():
+                found.setdefault(member, set()).update(counts)
     return found
 
 
@@ -211,6 +230,8 @@ def test_the_real_bindings_have_all_that_the_builder_touches(bindings: Path, use
     members = tensorrt_bindings.members_of(bindings)
     assert ("Builder", "build_serialized_network") in uses
     assert ("BuilderFlag", "TF32") in uses
+    assert ("IExecutionContext", "execute_async_v3") in uses
+    assert ("Runtime", "engine_host_code_allowed") not in uses  # it stays off
     for (kind, name), counts in uses.items():
         assert name in members[kind], (bindings.name, kind, name)
         for count in counts - {None}:
@@ -224,9 +245,10 @@ def test_the_real_bindings_have_all_that_the_builder_touches(bindings: Path, use
 def test_logger_and_monitor_are_taken_by_the_real_bindings(bindings: Path) -> None:
     script = """
 import json, tensorrt_bindings as trt
-from yolopose.export.engine import _logger, _monitor
+from yolopose.export.engine import _monitor
+from yolopose.runtime.backends.tensorrt_plan import make_logger
 said = []
-log, monitor = _logger(trt), _monitor(trt, said.append)
+log, monitor = make_logger(trt, None), _monitor(trt, said.append)
 log.log(trt.ILogger.Severity.ERROR, "an error")
 log.log(trt.ILogger.Severity.INFO, "news")
 monitor.phase_start("Building", None, 3)
@@ -235,7 +257,7 @@ try:
     trt.Builder(log)
 except TypeError as error:
     assert "nullptr" in str(error)
-print(json.dumps([log.errors, len(log.lines), said, trt.__version__]))
+print(json.dumps([list(log.errors), len(log.lines), said, trt.__version__]))
 """
     errors, lines, said, version = json.loads(tensorrt_bindings.run(bindings, script))
     assert errors == ["an error"]
