@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.console import Console, parser, run
-from yolopose.runtime.contract import NmsInfo
+from yolopose.runtime.contract import NmsInfo, read_contract
 from yolopose.runtime.contract_parts import TARGETS
 from yolopose.runtime.errors import BackendUnavailable
+from yolopose.runtime.output import output_folder
 from yolopose.runtime.skeleton import skeleton_from_json
+
+from .engine_flags import add_engine_flags, artifact_path, engine_config, plan_path, refuse_engine_flags
 
 if TYPE_CHECKING:
     from .pipeline import ExportConfig, Exported
+    from .quantization.plan import Target
 
 PROG = "yolopose-export"
+_COMPARE = "the plan was not compared with its network; yolopose-bench {} --reference CHECKPOINT does"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,21 +32,26 @@ def _parser() -> argparse.ArgumentParser:
         PROG, "Turn weights into one ONNX file with pre-processing, decode and NMS inside, verified against PyTorch."
     )
     add = made.add_argument
-    add("--weights", required=True, metavar="FILE|demo", help="a checkpoint (docs/weights.md), or the demo network")
+    add(
+        "--weights",
+        required=True,
+        metavar="FILE|demo",
+        help="a checkpoint (docs/weights.md), or the demo network; for engines also an .onnx of ours",
+    )
     add(
         "--skeleton",
         type=Path,
         metavar="JSON",
         help="what the keypoints mean, where the file does not say",
     )
-    add("--output", type=Path, metavar="PATH", help="file ending in .onnx, or folder; default: beside the weights")
-    add("--format", choices=("onnx", "engine"), default="onnx", help="engine (TensorRT) is not there yet")
+    add("--output", type=Path, metavar="PATH", help="file, or folder; default: beside the weights")
+    add("--format", choices=("onnx", "engine"), default="onnx", help="engine: a TensorRT plan for the GPU here")
     add("--fp16", action="store_true", help="float16 up to the prediction convolutions, float32 from there on")
     add("--int8", action="store_true", help="8-bit integers up to the prediction convolutions, for one engine")
     add(
         "--target",
         choices=[target for target in TARGETS if target != "any"],
-        help="engine that --int8 is for (default: cpu, ONNX Runtime on x86)",
+        help="engine that --int8 is for (default: cpu, ONNX Runtime on x86; with --format engine tensorrt)",
     )
     add(
         "--imgsz",
@@ -67,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-people", type=int, default=defaults.max_people, metavar="M", help="rows of the output")
     add("--candidates", type=int, default=defaults.candidates, metavar="C", help="anchors that enter suppression")
     add("--rounds", type=int, default=defaults.rounds, metavar="R", help="rounds of suppression")
+    add_engine_flags(made)
     return made
 
 
@@ -81,8 +94,9 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         for flag in ("target", "calibration", "allow_unverified", "search_minutes"):
             if getattr(arguments, flag) not in (None, False):
                 raise ValueError(f"--{flag.replace('_', '-')} belongs to --int8")
-    if arguments.format == "engine":
-        raise ValueError("--format engine is not there yet: build a TensorRT plan from the .onnx with trtexec")
+    target: Target = arguments.target or ("tensorrt" if arguments.format == "engine" else "cpu")
+    if arguments.format == "engine" and target != "tensorrt":
+        raise ValueError(f"--format engine is TensorRT, and --target {target} is not")
     if arguments.limit is not None and arguments.limit < 0:
         raise ValueError(f"--limit must be 0 (all) or more, got {arguments.limit}")
     if not arguments.max_ap_drop >= 0:
@@ -92,7 +106,7 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         raise ValueError(f"--search-minutes must be 0 or more, got {minutes}")
     int8 = None
     if arguments.int8:
-        int8 = Int8Config(arguments.target or "cpu", minutes)
+        int8 = Int8Config(target, minutes)
     size, shape_hw = _size(arguments.imgsz)
     batch = None
     if arguments.batch != "dynamic":
@@ -102,7 +116,7 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
     return ExportConfig(
         weights=arguments.weights,
         skeleton=None if arguments.skeleton is None else skeleton_from_json(arguments.skeleton),
-        output=arguments.output,
+        output=artifact_path(arguments.output) if arguments.format == "engine" else arguments.output,
         fp16=arguments.fp16,
         int8=int8,
         size=size,
@@ -174,16 +188,51 @@ def _text(exported: Exported) -> str:
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.format != "engine":
+        refuse_engine_flags(arguments)
+    elif Path(arguments.weights).suffix.lower() == ".onnx":
+        return _engine_of_artifact(arguments, console)
+    elif arguments.refit is not None:
+        raise ValueError(f"--refit takes the weights of an .onnx of ours, and --weights is {arguments.weights}")
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         if find_spec(module) is None:
             raise BackendUnavailable(f'exporting needs {module}: pip install "yolopose[export,cpu]"')
     if arguments.target == "openvino" and find_spec("openvino") is None:
         raise BackendUnavailable('int8 for OpenVINO is judged by running it: pip install "yolopose[openvino]"')
     config = _config(arguments)
-    from .pipeline import export_artifact
+    from .pipeline import export_artifact, export_engine
 
-    exported = export_artifact(config, console.say, console.progress)
+    if arguments.format == "engine":
+        plan = None if arguments.output is None or config.output == arguments.output else arguments.output
+        engine = partial(engine_config, arguments)
+        exported = export_engine(config, plan, engine, console.say, console.progress)
+    else:
+        exported = export_artifact(config, console.say, console.progress)
     console.result(_document(exported), _text(exported))
+
+
+def _engine_of_artifact(arguments: argparse.Namespace, console: Console) -> None:
+    """From an .onnx of ours, where there is neither PyTorch nor onnx: on a Jetson."""
+    from .engine import build_engine, import_tensorrt
+    from .engine_refit import refit_engine
+
+    artifact = Path(arguments.weights)
+    contract = read_contract(artifact)
+    config = engine_config(arguments, contract.input)
+    plan = plan_path(artifact, arguments.output)
+    trt, cuda = import_tensorrt(), open_cuda()
+    output_folder(plan.parent)
+    if arguments.refit is None:
+        fresh = build_engine(artifact, plan, config, trt, cuda.gpu, console.say)
+    else:
+        refit_engine(arguments.refit, artifact, plan, trt, cuda)
+        fresh = True
+    contract = read_contract(plan)
+    document = {"artifact": str(plan), "built": fresh, "verdict": None, "contract": contract.to_dict()}
+    if contract.parity is not None:
+        document["verdict"] = contract.parity.verdict
+    text = f"{plan} ({plan.stat().st_size / 2**20:.1f} MiB)\n{document['verdict']}: {_COMPARE.format(plan)}"
+    console.result(document, text if document["verdict"] == "unverified" else text.splitlines()[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

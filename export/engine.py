@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,15 @@ from typing import Any
 
 from yolopose.runtime.backends.cuda import Gpu
 from yolopose.runtime.backends.tensorrt_plan import engine_section, make_logger, read_plan
-from yolopose.runtime.contract import INPUT_NAMES, Contract, read_contract
-from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch, OutputError
+from yolopose.runtime.contract import INPUT_NAMES, Contract, ParityInfo, read_contract
+from yolopose.runtime.errors import (
+    ArtifactError,
+    BackendError,
+    BackendUnavailable,
+    EngineMismatch,
+    GateRefused,
+    OutputError,
+)
 from yolopose.runtime.output import atomic_write
 
 from .engine_options import KNOWN_BAD, OLDEST, EngineConfig, check_profile, fingerprint, narrowed, version_of
@@ -25,12 +33,19 @@ INSTALL = (
     'pip install "yolopose[tensorrt]"; on a Jetson it comes with JetPack (apt install tensorrt python3-libnvinfer)'
 )
 Say = Callable[[str], None]
+Judge = Callable[[Path], ParityInfo]
+UNVERIFIED = ParityInfo(verdict="unverified", images=0)
 
 
-def build_engine(artifact: Path, plan: Path, config: EngineConfig, trt: Any, gpu: Gpu, say: Say) -> bool:
+def build_engine(
+    artifact: Path, plan: Path, config: EngineConfig, trt: Any, gpu: Gpu, say: Say, judge: Judge | None = None
+) -> bool:
     """Write ``plan``, ``<plan>.json`` (contract and fingerprint) and ``<plan>.log``; False where they were up to date.
 
-    trt: the module, see ``import_tensorrt``. Raises EngineMismatch (an artifact made for another engine), ValueError
+    trt: the module, see ``import_tensorrt``
+    judge: runs the plan, under a name of its own, before it gets its name; what it refuses is kept as ``.rejected``.
+    Without one the plan is ``unverified``.
+    Raises GateRefused, EngineMismatch (an artifact made for another engine), ValueError
     (profiles or flags that cannot be), BackendError (TensorRT refuses; its own words are in the message), OutputError.
     """
     contract = read_contract(artifact)
@@ -40,7 +55,7 @@ def build_engine(artifact: Path, plan: Path, config: EngineConfig, trt: Any, gpu
         )
     for profile in config.profiles:
         check_profile(profile, contract.input)
-    content = _read(artifact)
+    content = read_artifact(artifact)
     wanted = fingerprint(trt.__version__, gpu.to_dict(), content, config)
     if _is_up_to_date(plan, wanted):
         say(f"{plan} is up to date: the same ONNX, TensorRT {trt.__version__}, GPU and options")
@@ -50,8 +65,26 @@ def build_engine(artifact: Path, plan: Path, config: EngineConfig, trt: Any, gpu
         serialized = _build(content, config, trt, log, say)
     finally:
         atomic_write(plan.with_name(plan.name + ".log"), "\n".join(log.lines) + "\n")
-    write_plan(plan, serialized, replace(contract, input=narrowed(contract.input, config.profiles)), wanted)
+    contract = replace(contract, input=narrowed(contract.input, config.profiles), parity=UNVERIFIED)
+    if contract.precision.placement is not None:  # of Q/DQ: this TensorRT has built it
+        contract = replace(contract, precision=replace(contract.precision, placement="verified"))
+    if judge is not None:
+        contract = replace(contract, parity=_judged(plan, serialized, contract, wanted, judge))
+    write_plan(plan, serialized, contract, wanted)
     return True
+
+
+def _judged(plan: Path, content: bytes, contract: Contract, built: dict[str, Any], judge: Judge) -> ParityInfo:
+    draft = plan.with_name(f".{plan.stem[:200]}.{secrets.token_hex(4)}.draft.engine")
+    try:
+        write_plan(draft, content, contract, built)
+        return judge(draft)
+    except GateRefused as error:
+        rejected = atomic_write(plan.with_name(plan.name + ".rejected"), content)
+        raise GateRefused(f"{error}; the plan is kept as {rejected}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+        sidecar_of(draft).unlink(missing_ok=True)
 
 
 def write_plan(plan: Path, content: bytes, contract: Contract, built: dict[str, Any]) -> None:
@@ -86,7 +119,7 @@ def sidecar_of(plan: Path) -> Path:
     return plan.with_name(plan.name + ".json")
 
 
-def _read(artifact: Path) -> bytes:
+def read_artifact(artifact: Path) -> bytes:
     try:
         return artifact.read_bytes()
     except OSError as error:
@@ -108,7 +141,7 @@ def _build(content: bytes, config: EngineConfig, trt: Any, log: Any, say: Say) -
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(content):
-        raise BackendError("TensorRT cannot read this graph:\n" + "\n".join(_parser_errors(parser)))
+        raise BackendError("TensorRT cannot read this graph:\n" + "\n".join(parser_errors(parser)))
     settings = builder.create_builder_config()
     _set_flags(settings, config, trt)
     for profile in config.profiles:
@@ -127,7 +160,7 @@ def _build(content: bytes, config: EngineConfig, trt: Any, log: Any, say: Say) -
     return bytes(serialized)
 
 
-def _parser_errors(parser: Any) -> list[str]:
+def parser_errors(parser: Any) -> list[str]:
     """All of them, each with the node that it is about."""
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
     return [f"{error.node_operator() or 'graph'} {error.node_name()}: {error.desc()}" for error in errors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,14 +15,20 @@ from yolopose.runtime.contract import InputInfo, Range
 KNOWN_BAD: tuple[tuple[tuple[int, int], tuple[int, int], str], ...] = ()
 OLDEST = (10, 3)  # JetPack 6
 
+_SIZE = r"\d{1,5}(?:x\d{1,5})?"
+_PROFILE = re.compile(
+    rf"(?:([\w.-]{{1,40}})=)?(\d{{1,4}}(?::\d{{1,4}}:\d{{1,4}})?)(?:@({_SIZE}(?::{_SIZE}:{_SIZE})?))?"
+)
+
 
 @dataclass(frozen=True)
 class Profile:
-    """Shapes that a plan takes: least, best and largest batch, height and width."""
+    """Shapes that a plan takes: least, best and largest batch, height and width. ``name`` is for those who read it."""
 
     batch: Range
     height: Range
     width: Range
+    name: str = "usual"
 
     def shapes(self, last: tuple[int, ...], sizes: bool) -> list[tuple[int, ...]]:
         """Least, best and largest shape of an input: batch, height and width where ``sizes``, then ``last``."""
@@ -31,7 +38,8 @@ class Profile:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: [part.min, part.opt, part.max] for name, part in vars(self).items()}
+        sizes = {name: getattr(self, name) for name in ("batch", "height", "width")}
+        return {"name": self.name, **{name: [part.min, part.opt, part.max] for name, part in sizes.items()}}
 
 
 @dataclass(frozen=True)
@@ -64,15 +72,43 @@ class EngineConfig:
         return {**fields, "profiles": [profile.to_dict() for profile in self.profiles]}
 
 
-def usual_profile(given: InputInfo, batch: int = 1) -> Profile:
-    """Batches of 1 to ``batch`` at the artifact's best size: a pinned size is what CUDA graphs and tactics want.
-
-    ValueError for a batch that the artifact does not take.
+def usual_profile(given: InputInfo, batch: int | None = None) -> Profile:
+    """Batches from the artifact's least to ``batch``, by default that one alone, at its best size: pinned sizes are
+    what CUDA graphs and tactics want. ValueError for a batch that it does not take.
     """
+    batch = given.batch.min if batch is None else batch
     if batch not in given.batch:
         raise ValueError(f"batch {batch} is not one that the artifact takes: {given.batch}")
     height, width = (Range(size.opt, size.opt, size.opt) for size in (given.height, given.width))
     return Profile(Range(given.batch.min, given.batch.min, batch), height, width)
+
+
+def profile_from_text(text: str, given: InputInfo) -> Profile:
+    """``[NAME=]BATCH[@SIZE]``: one number or three, MIN:OPT:MAX; a size is N (square) or HxW, by default the best one.
+
+    Raises ValueError for what cannot be read, and for what the artifact does not take.
+    """
+    match = _PROFILE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"--profile must be as 8, 1:4:8@640 or live=1@320:640:960x1280, got {text!r}")
+    name, batch, size = match[1], match[2], match[3]
+    pairs = [tuple(map(int, part.split("x"))) * (1 if "x" in part else 2) for part in size.split(":")] if size else []
+    height, width = ([pair[axis] for pair in pairs] for axis in (0, 1))
+    try:
+        profile = Profile(
+            _range([int(part) for part in batch.split(":")]),
+            _range(height or [given.height.opt]),
+            _range(width or [given.width.opt]),
+            name or text,
+        )
+    except ValueError as error:
+        raise ValueError(f"--profile {text}: {error}") from error
+    check_profile(profile, given)
+    return profile
+
+
+def _range(sizes: list[int]) -> Range:
+    return Range(sizes[0], sizes[len(sizes) // 2], sizes[-1])
 
 
 def check_profile(profile: Profile, given: InputInfo) -> None:
@@ -81,7 +117,7 @@ def check_profile(profile: Profile, given: InputInfo) -> None:
         asked, allowed = getattr(profile, name), getattr(given, name)
         for size in (asked.min, asked.opt, asked.max):
             if size not in allowed:
-                raise ValueError(f"profile: {name} {size} is not one that the artifact takes: {allowed}")
+                raise ValueError(f"profile {profile.name}: {name} {size} is not one that the artifact takes: {allowed}")
 
 
 def narrowed(given: InputInfo, profiles: Sequence[Profile]) -> InputInfo:

@@ -11,16 +11,26 @@ import onnx
 
 import yolopose
 from yolopose.model.pose_net import PoseNet
-from yolopose.runtime.contract import Contract, InputInfo, ModelInfo, NmsInfo, PrecisionInfo, Provenance, Range
+from yolopose.runtime.backends.cuda import find_gpu
+from yolopose.runtime.contract import (
+    Contract,
+    InputInfo,
+    NmsInfo,
+    ParityInfo,
+    PrecisionInfo,
+    read_contract,
+)
 from yolopose.runtime.errors import GateRefused
 from yolopose.runtime.images import evenly
-from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
+from .engine import build_engine, import_tensorrt
+from .engine_options import EngineConfig
 from .graph_run import letterboxed
 from .images import ExportImages, export_images
-from .onnx_export import MAX_SIZE, ShapeConfig, onnx_from_net
+from .net_contract import contract_from_net, input_info
+from .onnx_export import ShapeConfig, onnx_from_net
 from .passes import embed_contract, graph_sha256, simplify
 from .precision import out_of_range, rounded_to_float16, to_float16
 from .quantization.build import CALIBRATION, Int8Config, Shares, kept_layers, share_out, to_int8
@@ -28,12 +38,11 @@ from .quantization.report import write_sensitivity
 from .quantization.search import shortfall
 from .verify import Progress, Verification, verify
 
-MAX_BATCH = 64  # of a file with dynamic batch; longer lists are run in parts
+Say = Callable[[str], None]
 RANGE_IMAGES = 16  # on which the range of float16 is measured
 LIMIT = 64  # images that float32 and float16 are judged by
 INT8_SCENES = 2 * CALIBRATION + 64  # synthetic, where no photographs are named
 NEVER_REDUCED = ("prediction convolutions", "decode", "nms")
-_TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")
 
 
 @dataclass(frozen=True)
@@ -81,11 +90,45 @@ def output_path(config: ExportConfig) -> Path:
     return config.output / name
 
 
-def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: Progress) -> Exported:
+def export_artifact(config: ExportConfig, say: Say, progress: Progress) -> Exported:
     """Run all steps. Raises GateRefused when the result is not the network's (kept as ``.rejected``)."""
-    target = output_path(config)
     net = yolopose.load(config.weights, skeleton=config.skeleton)
-    given = input_info(net, config)
+    return _export(config, net, say, progress)[0]
+
+
+def export_engine(
+    config: ExportConfig, plan: Path | None, engine: Callable[[InputInfo], EngineConfig], say: Say, progress: Progress
+) -> Exported:
+    """The artifact, and from it a TensorRT plan that is verified likewise before it gets its name.
+
+    plan: where it goes, None: beside the artifact; engine: what is asked of it, for the shapes of the artifact.
+    Raises as export_artifact and build_engine do; a missing TensorRT or GPU before anything is exported.
+    """
+    trt, gpu = import_tensorrt(), find_gpu()
+    net = yolopose.load(config.weights, skeleton=config.skeleton)
+    options = engine(input_info(net, config.size, config.shape))
+    exported, images = _export(config, net, say, progress)
+    target = plan or exported.path.with_suffix(".engine")
+    results: list[Verification] = []
+
+    def judge(draft: Path) -> ParityInfo:
+        exact = not config.fp16 and config.int8 is None
+        result = verify(draft, net, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
+        if refusal := _refusal(result, config):
+            raise GateRefused(f"the plan: {refusal}")
+        results.append(result)
+        return result.info
+
+    # A plan without weights cannot be run.
+    fresh = build_engine(exported.path, target, options, trt, gpu, say, None if options.strip else judge)
+    done = f"TensorRT {trt.__version__}, {gpu.name}: " + ("built" if fresh else "up to date")
+    verification = results[0] if results else exported.verification
+    return Exported(target, read_contract(target), verification, exported.source, (*exported.steps, done))
+
+
+def _export(config: ExportConfig, net: PoseNet, say: Say, progress: Progress) -> tuple[Exported, ExportImages]:
+    target = output_path(config)
+    given = input_info(net, config.size, config.shape)
     shares, images = _images(config, net)
     output_folder(target.parent)
     say(f"{config.weights}: {net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints")
@@ -115,7 +158,7 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
         precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept), placement)
         judged = [model]
         missed = shortfall(found, config.max_ap_drop)
-    contract = _contract(net, model, given, nms, precision)
+    contract = contract_from_net(net, model, given, nms, precision)
     for graph in judged:
         result = _verified(target, net, graph, contract, images, config, progress)
         if result.info.verdict == "failed":
@@ -130,7 +173,7 @@ def export_artifact(config: ExportConfig, say: Callable[[str], None], progress: 
     if found is not None:
         write_sensitivity(target.with_suffix(".sensitivity.json"), found)
     atomic_write(target, content)
-    return Exported(target, contract, result, images.source, tuple(steps))
+    return Exported(target, contract, result, images.source, tuple(steps)), images
 
 
 def _images(config: ExportConfig, net: PoseNet) -> tuple[Shares | None, ExportImages]:
@@ -190,7 +233,7 @@ def _refusal(result: Verification, config: ExportConfig) -> str:
     return ""
 
 
-def _build(net: PoseNet, config: ExportConfig, nms: NmsInfo, step: Callable[[str], None]) -> onnx.ModelProto:
+def _build(net: PoseNet, config: ExportConfig, nms: NmsInfo, step: Say) -> onnx.ModelProto:
     model = onnx_from_net(net, nms, config.shape)
     step(f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}")
     model, simplified = simplify(model)
@@ -200,7 +243,7 @@ def _build(net: PoseNet, config: ExportConfig, nms: NmsInfo, step: Callable[[str
 
 
 def _to_float16(
-    model: onnx.ModelProto, images: ExportImages, given: InputInfo, step: Callable[[str], None]
+    model: onnx.ModelProto, images: ExportImages, given: InputInfo, step: Say
 ) -> tuple[list[str], onnx.ModelProto]:
     """Change ``model``; returns the nodes that stay float32 because their values are too large, and the graph that
     rounds as float16 hardware does."""
@@ -214,41 +257,3 @@ def _to_float16(
     step("float16 is for GPUs: a CPU computes it in float32 all the same, with conversions, and is slower than without")
     onnx.checker.check_model(model, full_check=True)
     return list(large), witness
-
-
-def input_info(net: PoseNet, config: ExportConfig) -> InputInfo:
-    """Legal sizes of the artifact. Raises ValueError for those that the network cannot take."""
-    multiple, shape_hw, batch = net.input.multiple, config.shape.shape_hw, config.shape.batch
-    for size in shape_hw or (net.input.size if config.size is None else config.size,):
-        if size % multiple or not multiple <= size <= MAX_SIZE:
-            raise ValueError(f"--imgsz {size}: sizes must be multiples of {multiple} from {multiple} to {MAX_SIZE}")
-    if shape_hw is None:
-        height = width = Range(multiple, config.size or net.input.size, MAX_SIZE, multiple)
-    else:
-        height, width = (Range(size, size, size) for size in shape_hw)
-    return InputInfo(
-        height=height,
-        width=width,
-        batch=Range(1, 1, MAX_BATCH) if batch is None else Range(batch, batch, batch),
-        pad_value=net.input.pad_value,
-        pad_side=net.input.pad_side,
-    )
-
-
-def _contract(
-    net: PoseNet, model: onnx.ModelProto, given: InputInfo, nms: NmsInfo, precision: PrecisionInfo
-) -> Contract:
-    versions = installed_versions()
-    return Contract(
-        model=ModelInfo(name=net.config.name, family=net.config.family, classes=tuple(net.classes)),
-        skeleton=net.skeleton,
-        input=given,
-        nms=nms,
-        precision=precision,
-        provenance=Provenance(
-            graph_sha256=graph_sha256(model),
-            weights_sha256=net.weights_sha256,
-            versions={name: versions[name] for name in _TOOLS if name in versions},
-            weights_licence=net.weights_licence,
-        ),
-    )

@@ -17,8 +17,8 @@ _TYPES = {"tensor(uint8)": "UINT8", "tensor(float)": "FLOAT", "tensor(int32)": "
 _NUMPY = {"UINT8": np.uint8, "FLOAT": np.float32, "INT32": np.int32}
 
 
-def add_runtime(module: Any, recorded: type, names: Callable[..., Any], fails: str) -> None:
-    """fails: "load" | "context" | "run": what then fails."""
+def add_runtime(module: Any, recorded: type, names: Callable[..., Any], parser_error: type, fails: str) -> None:
+    """fails: "load" | "context" | "run" | "refit" | "fill": what then fails."""
     error = module.ILogger.Severity.ERROR
     modes, types = names("TensorIOMode", "NONE", "INPUT", "OUTPUT"), names("DataType", *_NUMPY)
 
@@ -85,13 +85,17 @@ def add_runtime(module: Any, recorded: type, names: Callable[..., Any], fails: s
 
     class ICudaEngine(recorded):  # type: ignore[misc]
         def __init__(self, plan: bytes, logger: Any) -> None:
+            self._head, _, self._content = plan[len(MARK) :].partition(b"\n")
+            self._profiles, self._logger = json.loads(self._head), logger
+            if self._content:
+                self._open()
+
+        def _open(self) -> None:
             import onnxruntime
 
-            profiles, _, content = plan[len(MARK) :].partition(b"\n")
-            self._profiles, self._logger = json.loads(profiles), logger
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             self._inputs, self._outputs = [node.name for node in inputs], [node.name for node in outputs]
             self._types = {node.name: _TYPES[node.type] for node in (*inputs, *outputs)}
@@ -125,6 +129,44 @@ def add_runtime(module: Any, recorded: type, names: Callable[..., Any], fails: s
                 return None
             return IExecutionContext(self, self._logger)
 
+        def create_serialization_config(self) -> ISerializationConfig:
+            return ISerializationConfig()
+
+        def serialize_with_config(self, config: ISerializationConfig) -> bytes:
+            assert "EXCLUDE_WEIGHTS" not in config._flags
+            return MARK + self._head + b"\n" + self._content
+
+    class ISerializationConfig(recorded):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._flags = {"EXCLUDE_WEIGHTS"}
+
+        def clear_flag(self, flag: Any) -> bool:
+            self._flags.discard(flag.name)
+            return True
+
+    class Refitter(recorded):  # type: ignore[misc]
+        def __init__(self, engine: ICudaEngine, logger: Any) -> None:
+            self._engine = engine
+
+        def refit_cuda_engine(self) -> bool:
+            return fails != "fill"
+
+        def get_missing_weights(self) -> list[str]:
+            return ["backbone.stem.weight"]
+
+    class OnnxParserRefitter(recorded):  # type: ignore[misc]
+        num_errors = 1
+
+        def __init__(self, refitter: Refitter, logger: Any) -> None:
+            self._engine = refitter._engine
+
+        def refit_from_bytes(self, content: bytes) -> bool:
+            self._engine._content = content
+            return fails != "refit"
+
+        def get_error(self, index: int) -> Any:
+            return parser_error()
+
     class Runtime(recorded):  # type: ignore[misc]
         def __init__(self, logger: Any) -> None:
             self._logger = logger
@@ -136,6 +178,7 @@ def add_runtime(module: Any, recorded: type, names: Callable[..., Any], fails: s
                 return None
             return ICudaEngine(plan, self._logger)
 
-    module.Runtime = Runtime
+    module.Runtime, module.Refitter, module.OnnxParserRefitter = Runtime, Refitter, OnnxParserRefitter
+    module.SerializationFlag = names("SerializationFlag", "EXCLUDE_WEIGHTS")
     module.TensorIOMode, module.DataType = modes, types
     module.ExecutionContextAllocationStrategy = names("ExecutionContextAllocationStrategy", "STATIC", "USER_MANAGED")

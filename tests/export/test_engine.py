@@ -18,10 +18,11 @@ from tests.played_gpu import play
 from yolopose.export import engine, engine_options
 from yolopose.export.engine import build_engine, check_version, import_tensorrt
 from yolopose.export.engine_options import EngineConfig, Profile, usual_profile
+from yolopose.export.engine_refit import refit_engine
 from yolopose.export.passes import embed_contract
 from yolopose.runtime import PoseEstimator
-from yolopose.runtime.backends.cuda import Gpu, find_gpu
-from yolopose.runtime.contract import Contract, Range, read_contract
+from yolopose.runtime.backends.cuda import Gpu, find_gpu, open_cuda
+from yolopose.runtime.contract import Contract, ParityInfo, Range, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 
 from . import tensorrt_bindings
@@ -59,7 +60,8 @@ def test_a_plan_its_contract_and_its_log(artifact: Path, tmp_path: Path) -> None
     assert plan.read_bytes().endswith(artifact.read_bytes())
     contract, source = read_contract(plan), read_contract(artifact)
     narrowed = replace(source.input, batch=Range(1, 1, 4))
-    assert replace(contract, engine=None) == replace(source, input=narrowed)
+    assert contract.parity == ParityInfo(verdict="unverified", images=0)  # nobody has compared the plan
+    assert replace(contract, engine=None, parity=source.parity) == replace(source, input=narrowed)
     assert contract.engine is not None
     assert contract.engine["gpu"] == {"name": "Orin", "compute_capability": "8.7", "cuda": "12.6"}
     assert contract.engine["tensorrt"] == "10.16.1.11"
@@ -205,14 +207,16 @@ def uses(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Uses:
     folder, found = tmp_path_factory.mktemp("uses"), {}
     with pytest.MonkeyPatch.context() as patch:
         play(patch)
-        for fails in ("", "parse", "build", "load", "context", "run"):
+        for fails in ("", "parse", "build", "load", "context", "run", "refit", "fill"):
             trt, plan = fake_tensorrt(fails=fails), folder / f"a{fails}.engine"
             for options in (WHOLE, {}):
                 whole = config(artifact, timing_cache=folder / "timing", **options)
                 try:
                     build_engine(artifact, plan, whole, trt, find_gpu(), quiet)
+                    if options.get("strip"):
+                        refit_engine(plan, artifact, folder / "full.engine", trt, open_cuda())
                 except BackendError:
-                    assert fails in ("parse", "build")
+                    assert fails in ("parse", "build", "load", "refit", "fill")
             if plan.exists():
                 patch.setitem(sys.modules, "tensorrt", trt)
                 try:
@@ -231,6 +235,7 @@ def test_the_real_bindings_have_all_that_the_builder_touches(bindings: Path, use
     assert ("Builder", "build_serialized_network") in uses
     assert ("BuilderFlag", "TF32") in uses
     assert ("IExecutionContext", "execute_async_v3") in uses
+    assert ("Refitter", "get_missing_weights") in uses
     assert ("Runtime", "engine_host_code_allowed") not in uses  # it stays off
     for (kind, name), counts in uses.items():
         assert name in members[kind], (bindings.name, kind, name)
