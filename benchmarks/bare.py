@@ -1,10 +1,10 @@
-"""Inside the child: the two baselines, straight on the engine. ONNX Runtime so far.
+"""Inside the child: the two baselines, straight on the engine.
 
-Bare artifact: ``session.run`` of the artifact on a ready letterboxed tensor. Bare network: the same network without
-normalisation and NMS. Comparing the two takes two sessions in one process, and that is a trap: the worker threads of
-a session spin for a while after each run and take cores from the other (measured on two cores: 34 ms alone, 56 ms in
-turn with another session). ``session.force_spinning_stop`` lets them spin while their own session runs, as they do when
-deployed, and stops them when it returns; then both take the time they take alone (measured: 34 ms).
+Bare artifact: the engine's own call on a ready letterboxed tensor, as ONNX Runtime's ``session.run``. Bare network: the
+same network without normalisation and NMS. Comparing the two takes two sessions in one process, and that is a trap: the
+worker threads of a session spin for a while after each run and take cores from the other (measured on two cores: 34 ms
+alone, 56 ms in turn with another session). ``session.force_spinning_stop`` lets them spin while their own session runs,
+as they do when deployed, and stops them when it returns; then both take the time they take alone (measured: 34 ms).
 """
 
 from __future__ import annotations
@@ -26,14 +26,24 @@ BareRun = Callable[["np.ndarray"], object]
 
 
 def bare_run(estimate: PoseEstimator, opening: Opening) -> tuple[BareRun | None, str | None]:
-    """Runs the estimator's own session on a (b, h, w, 3) uint8 tensor and does nothing more; else why there is none."""
+    """Runs the estimator's own session on a (b, h, w, 3) uint8 tensor and does nothing more; else why there is none.
+
+    On a GPU the copies to and from it belong to the run.
+    """
+    import numpy as np
+
     from yolopose.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    if not isinstance(estimate.backend, OnnxRuntimeBackend):
-        return None, f"no bare baseline: it is not measured for the backend {estimate.backend.name!r}"
-    session = estimate.backend.session  # the very one: a second session would not be the same, see above
-    thresholds = _thresholds(opening, estimate.batch_rows(1))
-    return (lambda batch: session.run(None, {"images": batch, **thresholds})), None
+    backend = estimate.backend
+    rows = estimate.batch_rows(1)
+    thresholds = _thresholds(opening, rows)
+    if isinstance(backend, OnnxRuntimeBackend):
+        session = backend.session  # the very one: a second session would not be the same, see above
+        return (lambda batch: session.run(None, {"images": batch, **thresholds})), None
+    if hasattr(backend, "bare"):
+        run = backend.bare(np.zeros((rows, *estimate.shape_hw, 3), np.uint8), *thresholds.values())
+        return (lambda batch: run()), None  # the picture decides nothing: all shapes are static
+    return None, f"no bare baseline: it is not measured for the backend {backend.name!r}"
 
 
 def _thresholds(opening: Opening, rows: int) -> dict[str, np.ndarray]:

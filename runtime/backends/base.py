@@ -51,9 +51,11 @@ class Backend(Protocol):
         ...
 
 
-# name -> (module, class, options); the class takes (path, contract, shape_hw, device, threads) and the options
+# name -> (module, class or function, options), which takes (path, contract, shape_hw, device, threads) and the options
 _ENGINES: dict[str, tuple[str, str, dict[str, str]]] = {
-    "onnxruntime": (".onnxruntime", "OnnxRuntimeBackend", {}),
+    "onnxruntime": (".onnxruntime", "open_onnxruntime", {}),
+    "onnxruntime:eager": (".onnxruntime", "open_onnxruntime", {"mode": "eager"}),
+    "onnxruntime:tensorrt": (".onnxruntime", "open_onnxruntime", {"mode": "tensorrt"}),
     "openvino": (".openvino", "OpenVinoBackend", {}),
     "openvino:bf16": (".openvino", "OpenVinoBackend", {"precision": "bf16"}),
     "tensorrt": (".tensorrt", "TensorRtBackend", {}),

@@ -1,8 +1,9 @@
-"""ONNX Runtime on CPU or CUDA."""
+"""ONNX Runtime on the CPU; ``onnxruntime_gpu.py`` is its other half."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,41 +13,45 @@ import numpy.typing as npt
 
 from ..contract import Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable
-from .base import INPUT_NAMES, OUTPUT_NAMES, Floats, RawPeople
+from .base import INPUT_NAMES, OUTPUT_NAMES, Backend, Floats, RawPeople
 from .checks import check_inputs, check_outputs, check_target
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
+
+
+def open_onnxruntime(
+    path: str | Path,
+    contract: Contract,
+    shape_hw: tuple[int, int],
+    device: str | None = None,
+    threads: int | None = None,
+    mode: str = "",
+) -> Backend:
+    """On the device that is asked for: the CPU, or a GPU in one of the modes of OnnxRuntimeGpuBackend."""
+    kind, index = _parse_device(device or ("cuda" if mode else "cpu"))
+    if kind == "cuda":
+        from .onnxruntime_gpu import OnnxRuntimeGpuBackend
+
+        return OnnxRuntimeGpuBackend(path, contract, shape_hw, index, threads, mode or "graph")
+    if mode:
+        raise ValueError(f"onnxruntime:{mode} runs on cuda, not on {device}")
+    return OnnxRuntimeBackend(path, contract, shape_hw, threads)
 
 
 class OnnxRuntimeBackend:
     """One session with height and width pinned, so that ONNX Runtime plans its memory for one shape. Thread-safe."""
 
     name = "onnxruntime"
+    device = "cpu"
 
     def __init__(
-        self,
-        path: str | Path,
-        contract: Contract,
-        shape_hw: tuple[int, int],
-        device: str | None = None,
-        threads: int | None = None,
+        self, path: str | Path, contract: Contract, shape_hw: tuple[int, int], threads: int | None = None
     ) -> None:
         check_target(path, contract, "ONNX Runtime", "cpu")
-        kind, index = _parse_device(device or "cpu")
-        runtime = _import_onnxruntime()
+        runtime = import_onnxruntime()
         self.version: str = runtime.__version__
-        self.device = kind if kind == "cpu" else f"{kind}:{index}"
-        options = runtime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        options.add_free_dimension_override_by_name("height", shape_hw[0])
-        options.add_free_dimension_override_by_name("width", shape_hw[1])
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self.session: Any = _open_session(runtime, Path(path), options, kind, index)
-        check_inputs(path, {node.name: _dtype(node) for node in self.session.get_inputs()})
-        outputs = {node.name: (node.shape[1:], _dtype(node)) for node in self.session.get_outputs()}
-        check_outputs(path, contract, outputs)
+        options = session_options(runtime, shape_hw, threads)
+        self.session: Any = open_session(runtime, Path(path), contract, options, [("CPUExecutionProvider", {})], "cpu")
 
     def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
         session = self.session
@@ -62,7 +67,7 @@ class OnnxRuntimeBackend:
         self.session = None
 
 
-def _import_onnxruntime() -> ModuleType:
+def import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
@@ -86,35 +91,57 @@ def _parse_device(device: str) -> tuple[str, int]:
     return device.split(":")[0], int(match[1] or 0)
 
 
-def _open_session(runtime: ModuleType, path: Path, options: Any, kind: str, index: int) -> Any:
-    wanted = PROVIDERS[kind]
+def session_options(runtime: ModuleType, shape_hw: tuple[int, int], threads: int | None) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_free_dimension_override_by_name("height", shape_hw[0])
+    options.add_free_dimension_override_by_name("width", shape_hw[1])
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def open_session(
+    runtime: ModuleType,
+    path: Path,
+    contract: Contract,
+    options: Any,
+    providers: Sequence[tuple[str, dict[str, str]]],
+    device: str,
+) -> Any:
+    """A session whose first provider is active, of a file that keeps its contract.
+
+    Raises BackendUnavailable, ArtifactError.
+    """
+    wanted = providers[0][0]
     available = runtime.get_available_providers()
     if wanted not in available:
         raise BackendUnavailable(
-            f"device {kind}:{index} ({wanted}) was asked for, but ONNX Runtime {runtime.__version__} here has only "
+            f"device {device} ({wanted}) was asked for, but ONNX Runtime {runtime.__version__} here has only "
             f"{', '.join(available)}. Either there is no NVIDIA GPU: use device cpu; or there is one and the build for "
             'CPUs is installed: pip uninstall onnxruntime, then pip install "yolopose[gpu]"'
         )
-    if kind == "cuda" and hasattr(runtime, "preload_dlls"):
+    if device != "cpu" and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()  # finds CUDA and cuDNN that pip installed
-    provider: Any = (wanted, {"device_id": str(index)}) if kind == "cuda" else wanted
     try:
-        session = runtime.InferenceSession(str(path), options, providers=[provider])
+        session = runtime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # its exceptions have no base of their own
-        if kind == "cuda" and wanted in str(error):
-            raise BackendUnavailable(f"{wanted} did not start on cuda:{index}: {error}") from error
+        if device != "cpu" and any(name in str(error) for name, _ in providers):
+            raise BackendUnavailable(f"{wanted} did not start on {device}: {error}") from error
         raise ArtifactError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {error}") from error
     active = session.get_providers()
     if wanted not in active:  # ONNX Runtime falls back to the CPU without an error
         raise BackendUnavailable(
-            f"device {kind}:{index} ({wanted}) was asked for, but {', '.join(active)} is active. Either "
-            "there is no NVIDIA GPU with a working driver (nvidia-smi lists it): use device cpu; or the CUDA and "
-            f"cuDNN that ONNX Runtime {runtime.__version__} needs are not installed: install them"
+            f"device {device} ({wanted}) was asked for, but {', '.join(active)} is active. Either "
+            "there is no NVIDIA GPU with a working driver (nvidia-smi lists it): use device cpu; or the CUDA, cuDNN or "
+            f"TensorRT that ONNX Runtime {runtime.__version__} needs are not installed: install them"
         )
+    check_inputs(path, {node.name: dtype_of(node) for node in session.get_inputs()})
+    check_outputs(path, contract, {node.name: (node.shape[1:], dtype_of(node)) for node in session.get_outputs()})
     return session
 
 
-def _dtype(node: Any) -> str:
+def dtype_of(node: Any) -> str:
     """numpy's name of the type, which ONNX Runtime writes as tensor(float)."""
     inner: str = node.type[len("tensor(") : -1]
     return {"float": "float32"}.get(inner, inner)

@@ -128,6 +128,15 @@ def test_one_stream_in_order_then_one_graph(machine: Machine, plan: Path) -> Non
     assert machine.calls == ["in", "run", "out", "wait"] * 2
 
 
+def test_the_bare_run_is_the_graph_alone(machine: Machine, plan: Path) -> None:
+    backend = opened(plan)
+    run = backend.bare(batch_of(2), *thresholds(2))
+    machine.calls.clear()
+    run()
+    assert machine.calls == ["launch", "wait"]
+    assert_equal(backend.infer(batch_of(2), *thresholds(2)), backend.infer(batch_of(2), *thresholds(2)))
+
+
 def test_only_the_rows_of_a_batch_are_copied(machine: Machine, plan: Path) -> None:
     backend = opened(plan)
     copied: list[int] = []
