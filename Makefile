@@ -8,12 +8,17 @@ SCENES := --images demo/scenes/images --data demo/scenes/person_keypoints.json
 WEIGHTS ?= demo
 IMAGES ?= demo/scenes/images
 
-.PHONY: help demo test test-slow lint fix bench-nms bench-overhead bench-install clean
+# What the proof on a GPU runs with: by default an environment of its own, with CUDA builds of PyTorch and ONNX Runtime.
+GPU_VENV ?= .venv-gpu
+GPU_PYTHON ?= $(GPU_VENV)/bin/python
+
+.PHONY: help demo test test-slow lint fix bench-nms bench-overhead bench-install gpu-proof clean
 
 help:
 	@echo "make demo        environment, export, benchmark against PyTorch, annotated pictures in demo/"
 	@echo "make test        environment and the tests; make test-slow: the longer proofs"
 	@echo "make lint        ruff and mypy; make fix: what ruff can mend"
+	@echo "make gpu-proof   what this GPU does: tests, parity, time (docs/tensorrt.md)"
 	@echo "make bench-nms | bench-overhead | bench-install    the measurements of docs/log.md"
 
 $(READY): pyproject.toml constraints.txt
@@ -34,8 +39,8 @@ demo: $(READY)
 # Two processes: with every engine and PyTorch in one, starting a subprocess after OpenVINO's tests ended in a
 # segmentation fault, twice in two runs; apart both pass.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" --ignore=tests/runtime
-	$(BIN)/python -m pytest -m "not slow" tests/runtime
+	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore=tests/runtime
+	$(BIN)/python -m pytest -m "not slow and not gpu" tests/runtime
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -62,5 +67,16 @@ bench-overhead: $(READY)
 bench-install:
 	$(PYTHON) benchmarks/install.py
 
+$(GPU_VENV)/bin/python: pyproject.toml
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[export,gpu,cuda]' 'onnxruntime-gpu[cuda,cudnn]' 'pytest>=8'
+	-$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check 'tensorrt>=10.3'  # without it the proof goes on
+	touch $@
+
+# Tests, parity, placement and time on the GPU that is here, into benchmarks/results/. On a machine that has everything
+# installed already (a Jetson, a container): make gpu-proof GPU_PYTHON=python3
+gpu-proof: $(filter $(GPU_VENV)/%,$(GPU_PYTHON))
+	$(GPU_PYTHON) -m yolopose.benchmarks.gpu --weights $(WEIGHTS) --int8 $(GPU_PROOF)
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

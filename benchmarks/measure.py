@@ -110,6 +110,11 @@ def paired_share(whole: Sequence[float], part: Sequence[float]) -> Paired:
     return _paired([(a - b) / a for a, b in zip(whole, part, strict=True)])
 
 
+def paired_difference(over: Sequence[float], base: Sequence[float]) -> Paired:
+    """How much longer ``over`` took than ``base``, in their unit, pair by pair."""
+    return _paired([a - b for a, b in zip(over, base, strict=True)])
+
+
 def _paired(values: list[float]) -> Paired:
     values.sort()
     low, high = median_interval(values)

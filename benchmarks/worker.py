@@ -24,7 +24,7 @@ def main() -> int:
         answer = _answer(request)
         code = 0
     except (YoloposeError, ValueError, OSError) as error:
-        answer = {"error": {"type": _error_kind(error), "message": str(error)}}
+        answer = {"error": {"type": error_kind(error), "message": str(error)}}
         code = 1
     Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
     return code
@@ -52,7 +52,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     return run_reference(task)
 
 
-def _error_kind(error: Exception) -> str:
+def error_kind(error: Exception) -> str:
     """Name that the parent can raise again: one of our own, else ValueError or OSError."""
     if isinstance(error, YoloposeError):
         return type(error).__name__

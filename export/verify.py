@@ -42,14 +42,22 @@ class Verification:
 
 
 def verify(
-    artifact: Path, net: PoseNet, images: ExportImages, *, exact: bool, max_ap_drop: float, progress: Progress
+    artifact: Path,
+    net: PoseNet,
+    images: ExportImages,
+    *,
+    exact: bool,
+    max_ap_drop: float,
+    progress: Progress,
+    backend: str = "auto",
+    device: str | None = None,
 ) -> Verification:
-    """Compare the artifact with the reference on ``images``.
+    """Compare the artifact, run by that engine, with the reference on ``images``.
 
     exact: the artifact is float32, its people must equal the reference's up to rounding. max_ap_drop: points of
     keypoint AP (of 100) that other precisions may lose on labelled images.
     """
-    with PoseEstimator(artifact) as estimate:
+    with PoseEstimator(artifact, backend, device) as estimate:
         nms, shape_hw = estimate.contract.nms, estimate.shape_hw
     reference = ReferenceEstimator(
         net, nms.score_threshold, nms.iou_threshold, nms.max_people, shape_hw, max_candidates=nms.candidates
@@ -61,7 +69,12 @@ def verify(
         reference.score_threshold = reference.threshold_for(10, few)
         expected = list(_run_reference(reference, images, progress))
     threshold = reference.score_threshold
-    actual = list(_run_artifact(artifact, images, threshold, progress))
+
+    def run_artifact(threshold: float) -> Iterator[PoseResult]:
+        with PoseEstimator(artifact, backend, device, score_threshold=threshold) as estimate:
+            yield from _run_artifact(estimate, images, progress)
+
+    actual = list(run_artifact(threshold))
     # Where the rounds have not settled the artifact says so itself, and nothing equal is promised.
     settled = [i for i, people in enumerate(actual) if not people.flags & NMS_NOT_CONVERGED]
     report = compare_people(
@@ -77,7 +90,7 @@ def verify(
     if images.labels is not None:
         reference.score_threshold = AP_SCORE
         before = _matches(_run_reference(reference, images, progress), images, net.skeleton)
-        after = _matches(_run_artifact(artifact, images, AP_SCORE, progress), images, net.skeleton)
+        after = _matches(run_artifact(AP_SCORE), images, net.skeleton)
         ap = ap_difference(before, after)
     verdict, reason = judge(report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop)
     info = ParityInfo(
@@ -115,11 +128,10 @@ def _run_reference(reference: ReferenceEstimator, images: ExportImages, progress
         yield reference.one(images.read(i))
 
 
-def _run_artifact(artifact: Path, images: ExportImages, threshold: float, progress: Progress) -> Iterator[PoseResult]:
-    count = len(images.names)
-    with PoseEstimator(artifact, score_threshold=threshold) as estimate:
-        for start in progress(range(0, count, CHUNK), -(-count // CHUNK), f"artifact at score {threshold:.3g}"):
-            yield from estimate([images.read(i) for i in range(start, min(start + CHUNK, count))])
+def _run_artifact(estimate: PoseEstimator, images: ExportImages, progress: Progress) -> Iterator[PoseResult]:
+    count, label = len(images.names), f"artifact at score {estimate.score_threshold:.3g}"
+    for start in progress(range(0, count, CHUNK), -(-count // CHUNK), label):
+        yield from estimate([images.read(i) for i in range(start, min(start + CHUNK, count))])
 
 
 def _matches(people: Iterable[PoseResult], images: ExportImages, skeleton: Skeleton) -> Matches:

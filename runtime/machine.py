@@ -17,7 +17,7 @@ _ISA = (
 )  # fmt: skip
 _DISTRIBUTIONS = (
     "yolopose", "numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "tensorrt", "pycocotools", "torch", "onnx", "onnxscript", "onnxsim",
+    "tensorrt", "tensorrt-lean", "cuda-bindings", "pycuda", "pycocotools", "torch", "onnx", "onnxscript", "onnxsim",
 )  # fmt: skip
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 

@@ -42,7 +42,7 @@ class ReferenceEstimator:
     """Maps images to people through PyTorch; same call as ``PoseEstimator``.
 
     shape_hw: letterboxed size in pixels, default the network's own square; thresholds in 0..1; max_candidates: anchors
-    that enter NMS, best first, default all.
+    that enter NMS, best first, default all. The network runs on the device that it is on, NMS on the CPU.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class ReferenceEstimator:
 
     def tensor(self, letterboxed: np.ndarray) -> torch.Tensor:
         """(h, w, 3) uint8 BGR -> (1, 3, h, w) float32 in the network's own channel order and range."""
-        pixels = torch.from_numpy(letterboxed).permute(2, 0, 1)[None].float()
+        device = next(self.net.parameters()).device
+        pixels = torch.from_numpy(letterboxed).to(device).permute(2, 0, 1)[None].float()
         if self.net.input.channel_order == "rgb":
             pixels = pixels.flip(1)
         return pixels * self.net.input.scale
@@ -89,7 +90,7 @@ class ReferenceEstimator:
 
     def people(self, predictions: Predictions, placement: Placement) -> PoseResult:
         """Greedy NMS of one image's predictions at the present thresholds, in pixels of the image."""
-        boxes, class_scores, keypoints, keypoint_scores = (part[0].numpy() for part in predictions)
+        boxes, class_scores, keypoints, keypoint_scores = (part[0].cpu().numpy() for part in predictions)
         labels = class_scores.argmax(axis=1)
         scores = class_scores.max(axis=1)
         candidates = np.flatnonzero(scores > np.float32(self.score_threshold))

@@ -1,0 +1,1 @@
+"""``make gpu-proof``: what the documentation may say of a GPU is what this has run on it."""

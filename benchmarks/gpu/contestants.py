@@ -1,0 +1,165 @@
+"""Inside the child: what takes part on a GPU, each from letterboxed images on the host to people on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from yolopose.runtime import PoseEstimator, read_contract
+
+from ..measure import Stopwatch, take_turns
+from .tasks import GpuTask
+
+if TYPE_CHECKING:
+    import torch
+
+    from yolopose.runtime import Contract
+
+Run = Callable[[], object]
+Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
+_WARM_UP = 3  # runs before a CUDA graph is captured
+
+
+class Contestant(NamedTuple):
+    infer: Run  # what an application calls
+    bare: Run | None  # the engine's own call
+    version: str
+
+
+def time_contestant(task: GpuTask) -> dict[str, Any]:
+    """Samples of ``infer`` and, where there is one, ``bare``, in turn, ms a batch."""
+    inputs = _inputs(task)
+    name, _, precision = task.backend.partition(":")
+    in_torch = name.startswith("torch")
+    found = _in_torch(task, name, precision, inputs) if in_torch else _in_estimator(task, inputs)
+    watch = Stopwatch()
+
+    def turn(name: str, run: Run) -> Callable[[int], None]:
+        def once(i: int) -> None:
+            watch.start()
+            run()
+            watch.lap(name)
+
+        return once
+
+    turns = [turn("infer", found.infer), *([turn("bare", found.bare)] if found.bare else [])]
+    take_turns(turns, watch, task.iterations, task.warmup)
+    return {"samples_ms": watch.samples_ms, "version": found.version}
+
+
+def time_tail(task: GpuTask) -> dict[str, Any]:
+    """Samples of the deployed network and of the bare one, both as CUDA graphs on the device, in turn: what
+    normalisation, decode and NMS cost."""
+    import torch
+
+    from yolopose.checkpoints import load
+    from yolopose.deploy.deployed import BareNet, DeployedNet
+
+    contract, device = read_contract(task.artifact), torch.device(task.device)
+    torch.backends.cudnn.allow_tf32 = False
+    images, *thresholds = (torch.from_numpy(array).to(device) for array in _inputs(task))
+    deployed = DeployedNet(load(task.weights), contract.nms).eval().to(device)
+    network = BareNet(load(task.weights)).eval().to(device)
+    pixels = images.permute(0, 3, 1, 2).float().contiguous()
+    watch = Stopwatch()
+
+    def turn(name: str, run: Run) -> Callable[[int], None]:
+        def once(i: int) -> None:
+            watch.start()
+            run()
+            _wait(device)
+            watch.lap(name)
+
+        return once
+
+    with torch.inference_mode():
+        whole = _repeated(lambda: deployed(images, *thresholds), device)[0]
+        bare = _repeated(lambda: network(pixels), device)[0]
+        take_turns([turn("deployed", whole), turn("network", bare)], watch, task.iterations, task.warmup)
+    return {"samples_ms": watch.samples_ms, "version": torch.__version__}
+
+
+def _inputs(task: GpuTask) -> Inputs:
+    from yolopose.export.graph_run import letterboxed
+    from yolopose.export.images import export_images
+
+    contract: Contract = read_contract(task.artifact)
+    folder = None if task.images is None else Path(task.images)
+    some = export_images(None, folder, contract.skeleton, task.batch)
+    frames = [frame for frame, _ in letterboxed(some, contract.input)]
+    images = np.stack([frames[i % len(frames)] for i in range(task.batch)])
+    nms = contract.nms
+    score, iou = (np.full((task.batch, 1), each, np.float32) for each in (nms.score_threshold, nms.iou_threshold))
+    return images, score, iou
+
+
+def _in_estimator(task: GpuTask, inputs: Inputs) -> Contestant:
+    backend: Any = PoseEstimator(task.artifact, task.backend, task.device).backend
+    bare = backend.bare(*inputs) if hasattr(backend, "bare") else None
+    return Contestant(lambda: backend.infer(*inputs), bare, f"{backend.name} {backend.version}")
+
+
+def _in_torch(task: GpuTask, name: str, precision: str, inputs: Inputs) -> Contestant:
+    import torch
+
+    from yolopose.checkpoints import load
+    from yolopose.deploy.deployed import DeployedNet
+
+    device = torch.device(task.device)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    deployed: Any = DeployedNet(load(task.weights), read_contract(task.artifact).nms).eval().to(device)
+    if name == "torch-compile":
+        deployed = torch.compile(deployed, mode="reduce-overhead")
+    # A baseline of speed: its coordinates come out in float16, which those of our files never do.
+    half = torch.autocast(device.type, torch.float16) if precision == "fp16" else nullcontext()
+    on_host = [torch.from_numpy(array) for array in inputs]
+    if device.type == "cuda":
+        on_host = [tensor.pin_memory() for tensor in on_host]
+    static = [tensor.to(device) for tensor in on_host]
+
+    def compute() -> Any:
+        with torch.inference_mode(), half:
+            return deployed(*static)
+
+    repeated = _repeated(compute, device) if name == "torch-graph" else None
+
+    def infer() -> list[torch.Tensor]:
+        for target, source in zip(static, on_host, strict=True):
+            target.copy_(source, non_blocking=True)
+        if repeated is None:
+            return [part.cpu() for part in compute()]
+        run, outputs = repeated
+        run()
+        return [part.cpu() for part in outputs]
+
+    return Contestant(infer, None, f"torch {torch.__version__}")
+
+
+def _repeated(compute: Callable[[], Any], device: torch.device) -> tuple[Run, Any]:
+    """``compute`` as a CUDA graph and the tensors that it writes; on a CPU as it is."""
+    import torch
+
+    if device.type != "cuda":
+        return compute, compute()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            compute()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = compute()
+    return graph.replay, outputs
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)

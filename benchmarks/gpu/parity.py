@@ -1,0 +1,45 @@
+"""Inside the child: an artifact on the GPU, or a plan, against the network in PyTorch on the same GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .tasks import GpuTask
+
+
+def compare(task: GpuTask) -> dict[str, Any]:
+    """The verdict of the gate that an export ends in, with this engine. float32 must be equal up to rounding."""
+    import torch
+
+    from yolopose.checkpoints import load
+    from yolopose.export.images import export_images
+    from yolopose.export.verify import verify
+    from yolopose.runtime import read_contract
+
+    torch.backends.cudnn.allow_tf32 = False  # on by default, and not float32
+    contract = read_contract(task.artifact)
+    net = load(task.weights).to(task.device)
+    data, folder = (None if path is None else Path(path) for path in (task.data, task.images))
+    images = export_images(data, folder, net.skeleton, task.limit)
+    exact = contract.precision.weights == contract.precision.activations == "float32"
+    found = verify(
+        Path(task.artifact),
+        net,
+        images,
+        exact=exact,
+        max_ap_drop=0.5,
+        progress=lambda items, total, label: items,
+        backend=task.backend,
+        device=task.device,
+    )
+    report = found.report
+    return {
+        "verdict": found.info.verdict,
+        "reason": found.reason,
+        "images": report.images,
+        "people": report.people,
+        "matched": report.matched,
+        "max_px": report.max_px,
+        "mean_oks": report.mean_oks,
+    }
