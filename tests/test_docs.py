@@ -11,8 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.played_gpu import play
 from tests.test_structure import ROOT
-from yolopose.runtime import PoseEstimator
+from yolopose.export.engine import build_engine, import_tensorrt
+from yolopose.export.engine_options import EngineConfig, usual_profile
+from yolopose.runtime import PoseEstimator, read_contract
+from yolopose.runtime.backends.cuda import find_gpu
 
 
 def code_blocks(page: str) -> list[str]:
@@ -38,6 +42,20 @@ def test_embedding_with_and_without_the_runtime(workplace: Path) -> None:
     second: dict[str, Any] = {}
     exec(without_runtime, second)
     np.testing.assert_allclose(second["people"], first["people"].keypoints, atol=1e-2)
+
+
+def test_a_plan_in_two_slots(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play(monkeypatch)
+    config = EngineConfig((usual_profile(read_contract("best.onnx").input),))
+    build_engine(Path("best.onnx"), Path("best.engine"), config, import_tensorrt(), find_gpu(), lambda text: None)
+    (code,) = code_blocks("docs/tensorrt.md")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    with PoseEstimator("best.onnx") as estimate:
+        expected = estimate(cv2.imread("photo.jpg"))
+    assert len(found["people"]) == 5
+    for people in found["people"]:
+        np.testing.assert_allclose(people.keypoints, expected.keypoints, atol=1e-2)
 
 
 def test_links_between_pages_lead_somewhere() -> None:

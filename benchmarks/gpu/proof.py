@@ -109,22 +109,29 @@ def _timed(
 
 def _exported(arguments: argparse.Namespace, folder: Path, console: Console, proof: Proof) -> Iterator[Path]:
     """float32, float16 and, where asked, int8; and plans of them where there is a TensorRT."""
-    size = [] if arguments.imgsz is None else ["--imgsz", str(arguments.imgsz)]
-    given = [["--images", str(arguments.images)]] if arguments.images else [[]]
-    most = str(max(arguments.batches))
-    flags = [[], ["--fp16"], *([["--int8"]] if arguments.int8 else [])]
-    for precision in flags:
-        formats = [["--format", "engine", "--profile", f"1:1:{most}"]] if find_spec("tensorrt") else []
-        for form in [[], *formats]:
-            words = ["--weights", arguments.weights, "--output", str(folder), *size, *given[0], *precision, *form]
-            console.say(shlex.join(["yolopose-export", *words]))
-            before = set(folder.iterdir())
-            done = subprocess.run([sys.executable, "-m", "yolopose.export", *words], capture_output=True, text=True)
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                proof.failures.append(f"{shlex.join(['yolopose-export', *words])}: {last}")
-            made = set(folder.iterdir()) - before
-            yield from sorted(path for path in made if path.suffix in (".onnx", *PLAN_SUFFIXES))
+    given = [] if arguments.imgsz is None else ["--imgsz", str(arguments.imgsz)]
+    given += ["--images", str(arguments.images)] if arguments.images else []
+    plans = find_spec("tensorrt") is not None
+    int8 = [["--int8"], *([["--int8", "--target", "tensorrt"]] if plans else [])]
+    for precision in [[], ["--fp16"], *(int8 if arguments.int8 else [])]:
+        for artifact in _made(["--weights", arguments.weights, *given, *precision], folder, console, proof):
+            yield artifact
+            if plans and read_contract(artifact).precision.target in ("any", "tensorrt"):
+                profile = f"1:1:{max(arguments.batches)}"
+                words = ["--weights", str(artifact), "--format", "engine", "--profile", profile]
+                yield from _made(words, folder, console, proof)
+
+
+def _made(words: list[str], folder: Path, console: Console, proof: Proof) -> list[Path]:
+    """The artifacts or plans that yolopose-export writes; what it refuses is a failure of the proof."""
+    console.say(shlex.join(["yolopose-export", *words]))
+    before = set(folder.iterdir())
+    command = [sys.executable, "-m", "yolopose.export", *words, "--output", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        proof.failures.append(f"{shlex.join(['yolopose-export', *words])}: {last}")
+    return sorted(path for path in set(folder.iterdir()) - before if path.suffix in (".onnx", *PLAN_SUFFIXES))
 
 
 def _engines(artifact: Path, device: str) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from yolopose.runtime.contract import Range
 from yolopose.runtime.errors import ArtifactError, BackendError
 from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.letterbox import letterbox
+from yolopose.runtime.machine import resident_mib
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
 
 Dots = Callable[..., np.ndarray]
@@ -177,6 +179,31 @@ def test_eight_threads_give_what_one_gives(artifact: Path, draw_dots: Dots) -> N
         assert len(estimate._spare) <= 8
     for a, b in zip(found, wanted, strict=True):
         assert same(a, b) if isinstance(a, PoseResult) else all(map(same, a, b))
+
+
+def test_eight_threads_and_two_thousand_images(artifact: Path, draw_dots: Dots) -> None:
+    images = [draw_dots((50 + i % 7, 90 - i % 5), (i % 3, 20 + i % 40, 25)) for i in range(2000)]
+    with PoseEstimator(artifact, threads=1) as estimate:
+        alone = [estimate(image) for image in images]
+        with ThreadPoolExecutor(8) as pool:
+            assert all(map(same, pool.map(estimate, images), alone))
+
+
+def test_memory_is_flat_over_ten_thousand_calls(artifact: Path, draw_dots: Dots) -> None:
+    """The first calls fill ONNX Runtime's arena; what is left is noise of the allocator."""
+    image = draw_dots((64, 96), (0, 30, 30))
+
+    def resident(estimate: PoseEstimator, calls: int) -> float:
+        for _ in range(calls):
+            estimate(image)
+        gc.collect()
+        found = resident_mib()
+        assert found is not None
+        return found
+
+    with PoseEstimator(artifact, threads=1) as estimate:
+        before = resident(estimate, 500)
+        assert resident(estimate, 9500) - before < 2.0  # MiB: 220 bytes a call would be seen
 
 
 @pytest.mark.parametrize(
