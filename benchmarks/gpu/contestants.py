@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from yolopose.runtime import PoseEstimator, read_contract
+from yolopose.runtime.errors import BackendUnavailable
 
 from ..measure import Stopwatch, take_turns
 from .tasks import GpuTask
@@ -59,8 +60,7 @@ def time_tail(task: GpuTask) -> dict[str, Any]:
     from yolopose.checkpoints import load
     from yolopose.deploy.deployed import BareNet, DeployedNet
 
-    contract, device = read_contract(task.artifact), torch.device(task.device)
-    torch.backends.cudnn.allow_tf32 = False
+    contract, device = read_contract(task.artifact), _device(task)
     images, *thresholds = (torch.from_numpy(array).to(device) for array in _inputs(task))
     deployed = DeployedNet(load(task.weights), contract.nms).eval().to(device)
     network = BareNet(load(task.weights)).eval().to(device)
@@ -109,8 +109,7 @@ def _in_torch(task: GpuTask, name: str, precision: str, inputs: Inputs) -> Conte
     from yolopose.checkpoints import load
     from yolopose.deploy.deployed import DeployedNet
 
-    device = torch.device(task.device)
-    torch.backends.cudnn.allow_tf32 = False
+    device = _device(task)
     torch.backends.cudnn.benchmark = True
     deployed: Any = DeployedNet(load(task.weights), read_contract(task.artifact).nms).eval().to(device)
     if name == "torch-compile":
@@ -138,6 +137,16 @@ def _in_torch(task: GpuTask, name: str, precision: str, inputs: Inputs) -> Conte
         return [part.cpu() for part in outputs]
 
     return Contestant(infer, None, f"torch {torch.__version__}")
+
+
+def _device(task: GpuTask) -> torch.device:
+    """Raises BackendUnavailable."""
+    import torch
+
+    if task.device.startswith("cuda") and not torch.cuda.is_available():
+        raise BackendUnavailable(f"PyTorch {torch.__version__} sees no GPU")
+    torch.backends.cudnn.allow_tf32 = False  # on by default, and not float32
+    return torch.device(task.device)
 
 
 def _repeated(compute: Callable[[], Any], device: torch.device) -> tuple[Run, Any]:

@@ -1,4 +1,4 @@
-"""Inside the child: an artifact on the GPU, or a plan, against the network in PyTorch on the same GPU."""
+"""Inside the child: an artifact or a plan on the GPU against the network in PyTorch, there too where it has CUDA."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def compare(task: GpuTask) -> dict[str, Any]:
 
     torch.backends.cudnn.allow_tf32 = False  # on by default, and not float32
     contract = read_contract(task.artifact)
-    net = load(task.weights).to(task.device)
+    on = task.device if torch.cuda.is_available() else "cpu"  # a Jetson may have a PyTorch for CPUs alone
+    net = load(task.weights).to(on)
     data, folder = (None if path is None else Path(path) for path in (task.data, task.images))
     images = export_images(data, folder, net.skeleton, task.limit)
     exact = contract.precision.weights == contract.precision.activations == "float32"
@@ -37,6 +38,7 @@ def compare(task: GpuTask) -> dict[str, Any]:
     return {
         "verdict": found.info.verdict,
         "reason": found.reason,
+        "reference": f"PyTorch {torch.__version__} on {on}",
         "images": report.images,
         "people": report.people,
         "matched": report.matched,

@@ -24,7 +24,7 @@ from typing import Any
 from yolopose.runtime.backends.cuda import find_gpu
 from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.contract import PLAN_SUFFIXES, read_contract
-from yolopose.runtime.errors import BackendError, YoloposeError
+from yolopose.runtime.errors import BackendError, BackendUnavailable, YoloposeError
 from yolopose.runtime.machine import machine_now
 from yolopose.runtime.output import atomic_write, output_folder
 
@@ -143,13 +143,15 @@ def _engines(artifact: Path, device: str) -> Sequence[str]:
 
 
 def _tried(child: Child, task: GpuTask, proof: Proof) -> dict[str, Any] | None:
-    """The answer, or None where this cannot run here: the report says why, once."""
+    """The answer, or None: what is not installed or active is named in the report, anything else is a failure."""
     try:
         return child(task)
-    except (YoloposeError, ValueError) as error:
-        said = f"{task.step}, {Path(task.artifact).name} on {task.backend or 'onnxruntime'}: {error}"
-        if said not in proof.not_here:
-            proof.not_here.append(said)
+    except (YoloposeError, ValueError, OSError) as error:
+        last = str(error).strip().splitlines()[-1]
+        said = f"{task.step}, {Path(task.artifact).name} on {task.backend or 'PyTorch'}: {last}"
+        told = proof.not_here if isinstance(error, BackendUnavailable) else proof.failures
+        if said not in told:
+            told.append(said)
         return None
 
 

@@ -64,10 +64,10 @@ def markdown(proof: Proof) -> str:
         *(f"- FAILED: {each}" for each in proof.failures),
         *(f"- not here: {each}" for each in proof.not_here),
         "",
-        "## Parity with PyTorch on this GPU",
+        "## Parity with PyTorch",
         "",
-        "| artifact | engine | verdict | people | matched | max px | mean OKS |",
-        "| :-- | :-- | :-- | --: | --: | --: | --: |",
+        "| artifact | engine | reference | verdict | people | matched | max px | mean OKS |",
+        "| :-- | :-- | :-- | :-- | --: | --: | --: | --: |",
         *(_parity_row(each) for each in proof.parity),
         "",
         "## Operators that ONNX Runtime runs on the CPU",
@@ -94,7 +94,8 @@ def markdown(proof: Proof) -> str:
 
 def _parity_row(each: dict[str, Any]) -> str:
     px, oks = (("-" if each[name] is None else f"{each[name]:.4g}") for name in ("max_px", "mean_oks"))
-    cells = [each["artifact"], each["engine"], each["verdict"], each["people"], each["matched"], px, oks]
+    named = [each[name] for name in ("artifact", "engine", "reference", "verdict", "people", "matched")]
+    cells = [*named, px, oks]
     return f"| {' | '.join(map(str, cells))} |"
 
 

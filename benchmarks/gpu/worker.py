@@ -18,6 +18,8 @@ def main() -> int:
     fields = {name: value for name, value in request["task"].items() if name != "kind"}
     try:
         answer, code = _answer(GpuTask(**fields)), 0
+    except ImportError as error:
+        answer, code = {"error": {"type": "BackendUnavailable", "message": f"{error}"}}, 1
     except (YoloposeError, ValueError, OSError) as error:
         answer, code = {"error": {"type": error_kind(error), "message": str(error)}}, 1
     Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")

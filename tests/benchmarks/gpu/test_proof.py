@@ -17,7 +17,7 @@ from yolopose.benchmarks.gpu.placement import misplaced, operators_by_provider
 from yolopose.benchmarks.gpu.proof import main
 from yolopose.benchmarks.gpu.tasks import GpuTask
 from yolopose.export.command import main as export
-from yolopose.runtime.errors import BackendUnavailable
+from yolopose.runtime.errors import BackendError, BackendUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,13 @@ def test_contestants_are_timed(made: Path, backend: str) -> None:
     found = time_contestant(task(made, backend=backend))
     assert [len(values) for values in found["samples_ms"].values()] == [2]
     assert all(value > 0 for values in found["samples_ms"].values() for value in values)
+
+
+def test_pytorch_without_a_gpu_is_said(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for step in (time_contestant, time_tail):
+        with pytest.raises(BackendUnavailable, match=r"PyTorch .* sees no GPU"):
+            step(task(made, backend="torch", device="cuda:0"))
 
 
 def test_a_plan_is_timed_beside_its_bare_run(made: Path, machine: Machine) -> None:
@@ -95,16 +102,19 @@ def test_what_is_misplaced() -> None:
 class Children:
     """Answers of processes, without them."""
 
-    def __init__(self, verdict: str = "passed", misplaced: dict[str, int] | None = None) -> None:
+    def __init__(self, verdict: str = "passed", misplaced: dict[str, int] | None = None, crashes: str = "none") -> None:
         self.tasks: list[GpuTask] = []
+        self.crashes = crashes
         self.verdict, self.misplaced = verdict, misplaced or {}
 
     def __call__(self, task: GpuTask) -> dict[str, Any]:
         self.tasks.append(task)
         if task.backend == "onnxruntime:eager":
             raise BackendUnavailable("CUDAExecutionProvider did not start")
+        if task.backend == self.crashes:
+            raise BackendError("the process ended with exit code 1. Its last words:\ncudaErrorIllegalAddress")
         if task.step == "parity":
-            counts = {"images": 2, "people": 30, "matched": 30, "max_px": 0.01, "mean_oks": 1.0}
+            counts = {"images": 2, "people": 30, "matched": 30, "max_px": 0.01, "mean_oks": 1.0, "reference": "PyTorch"}
             return {"verdict": self.verdict, "reason": "0 people differ", **counts}
         if task.step == "placement":
             return {"providers": {"CUDAExecutionProvider": {"Conv": 50}}, "misplaced": self.misplaced}
@@ -131,7 +141,7 @@ def test_the_report(
     document = json.loads(capsys.readouterr().out)
     assert document["gpu"] == {"name": "Played Orin", "compute_capability": "8.7", "cuda": "12.6"}
     (text,) = (path.read_text(encoding="utf-8") for path in tmp_path.glob("played-orin_2*.md"))
-    assert "| demo.onnx | onnxruntime | passed | 30 | 30 | 0.01 | 1 |" in text
+    assert "| demo.onnx | onnxruntime | PyTorch | passed | 30 | 30 | 0.01 | 1 |" in text
     assert "not here: parity, demo.onnx on onnxruntime:eager: CUDAExecutionProvider did not start" in text
     assert "| onnxruntime (1) | demo.onnx | 2 | 4.000 | 4.000 | 6 | 2.00x | 2.0% [2.0%, 2.0%] |" in text
     assert "batch 1: 0.100 ms" in text
@@ -142,7 +152,9 @@ def test_the_report(
     assert ("onnxruntime:eager", 1) not in timed  # could not run
 
 
-@pytest.mark.parametrize("children", [Children(verdict="failed"), Children(misplaced={"TopK": 1})])
+@pytest.mark.parametrize(
+    "children", [Children(verdict="failed"), Children(misplaced={"TopK": 1}), Children(crashes="torch-graph")]
+)
 def test_failures_end_in_exit_code_1_with_the_report_written(
     made: Path,
     machine: Machine,
