@@ -27,7 +27,8 @@ from yolopose.runtime.errors import (
 )
 from yolopose.runtime.output import atomic_write
 
-from .engine_options import KNOWN_BAD, OLDEST, EngineConfig, check_profile, fingerprint, narrowed, version_of
+from .engine_options import EngineConfig, check_profile, fingerprint, narrowed
+from .engine_versions import check_version, explained
 
 INSTALL = (
     'pip install "yolopose[tensorrt]"; on a Jetson it comes with JetPack (apt install tensorrt python3-libnvinfer)'
@@ -55,6 +56,8 @@ def build_engine(
         )
     for profile in config.profiles:
         check_profile(profile, contract.input)
+    precision = contract.precision.weights
+    check_version(trt.__version__, precision)
     content = read_artifact(artifact)
     wanted = fingerprint(trt.__version__, gpu.to_dict(), content, config)
     if _is_up_to_date(plan, wanted):
@@ -63,6 +66,8 @@ def build_engine(
     log = make_logger(trt, keep=None)
     try:
         serialized = _build(content, config, trt, log, say)
+    except BackendError as error:
+        raise BackendError(f"{error}{explained(trt.__version__, precision)}") from error
     finally:
         atomic_write(plan.with_name(plan.name + ".log"), "\n".join(log.lines) + "\n")
     contract = replace(contract, input=narrowed(contract.input, config.profiles), parity=UNVERIFIED)
@@ -103,16 +108,6 @@ def import_tensorrt() -> Any:
         raise BackendUnavailable(f"building a plan needs TensorRT ({error}): {INSTALL}") from error
     check_version(tensorrt.__version__)
     return tensorrt
-
-
-def check_version(text: str) -> None:
-    """Raises BackendUnavailable."""
-    version = version_of(text)
-    if version < OLDEST:
-        raise BackendUnavailable(f"TensorRT {text} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed")
-    for first, good, reason in KNOWN_BAD:
-        if first <= version < good:
-            raise BackendUnavailable(f"TensorRT {text} builds wrong plans: {reason}; use {good[0]}.{good[1]} or later")
 
 
 def sidecar_of(plan: Path) -> Path:

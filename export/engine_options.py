@@ -11,10 +11,6 @@ from typing import Any
 
 from yolopose.runtime.contract import InputInfo, Range
 
-# Builders whose plans are known to be wrong, with the reason: the one place for them. (first, first that is good again)
-KNOWN_BAD: tuple[tuple[tuple[int, int], tuple[int, int], str], ...] = ()
-OLDEST = (10, 3)  # JetPack 6
-
 _SIZE = r"\d{1,5}(?:x\d{1,5})?"
 _PROFILE = re.compile(
     rf"(?:([\w.-]{{1,40}})=)?(\d{{1,4}}(?::\d{{1,4}}:\d{{1,4}})?)(?:@({_SIZE}(?::{_SIZE}:{_SIZE})?))?"
@@ -136,9 +132,3 @@ def fingerprint(tensorrt: str, gpu: dict[str, str], artifact: bytes, config: Eng
     return {
         "tensorrt": tensorrt, "gpu": gpu, "onnx_sha256": hashlib.sha256(artifact).hexdigest(), **config.flags()
     }  # fmt: skip
-
-
-def version_of(text: str) -> tuple[int, int]:
-    """(major, minor) of TensorRT's version. Raises ValueError."""
-    parts = text.split(".")
-    return int(parts[0]), int(parts[1])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import onnx
+from dataclasses import dataclass
 
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import Contract, InputInfo, ModelInfo, NmsInfo, PrecisionInfo, Provenance, Range
 from yolopose.runtime.machine import installed_versions
 
-from .onnx_export import MAX_SIZE, ShapeConfig
-from .passes import graph_sha256
-
+MAX_SIZE = 4096  # pixels, of a file with dynamic height and width
 MAX_BATCH = 64  # of a file with dynamic batch; longer lists are run in parts
 _TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")
+
+
+@dataclass(frozen=True)
+class ShapeConfig:
+    """What of the input is fixed in the file. ``None`` leaves it to the runtime; sizes in pixels."""
+
+    shape_hw: tuple[int, int] | None = None
+    batch: int | None = None
 
 
 def input_info(net: PoseNet, size: int | None, shape: ShapeConfig) -> InputInfo:
@@ -39,7 +45,7 @@ def input_info(net: PoseNet, size: int | None, shape: ShapeConfig) -> InputInfo:
 
 
 def contract_from_net(
-    net: PoseNet, model: onnx.ModelProto, given: InputInfo, nms: NmsInfo, precision: PrecisionInfo
+    net: PoseNet, graph_sha256: str, given: InputInfo, nms: NmsInfo, precision: PrecisionInfo
 ) -> Contract:
     """Without parity: nothing is claimed before it was compared."""
     versions = installed_versions()
@@ -50,7 +56,7 @@ def contract_from_net(
         nms=nms,
         precision=precision,
         provenance=Provenance(
-            graph_sha256=graph_sha256(model),
+            graph_sha256=graph_sha256,
             weights_sha256=net.weights_sha256,
             versions={name: versions[name] for name in _TOOLS if name in versions},
             weights_licence=net.weights_licence,

@@ -7,7 +7,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -19,16 +18,9 @@ from yolopose.deploy.deployed import BareNet, DeployedNet
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 
-MAX_SIZE = 4096  # pixels, of a file with dynamic height and width
+from .net_contract import MAX_SIZE, ShapeConfig
+
 OPSET = 18  # newest that every engine takes: ONNX Runtime's CUDA provider lacks Resize-19 and ReduceMax-20 kernels
-
-
-@dataclass(frozen=True)
-class ShapeConfig:
-    """What of the input is fixed in the file. ``None`` leaves it to the runtime; sizes in pixels."""
-
-    shape_hw: tuple[int, int] | None = None
-    batch: int | None = None
 
 
 @contextlib.contextmanager

@@ -29,8 +29,8 @@ from .engine import build_engine, import_tensorrt
 from .engine_options import EngineConfig
 from .graph_run import letterboxed
 from .images import ExportImages, export_images
-from .net_contract import contract_from_net, input_info
-from .onnx_export import ShapeConfig, onnx_from_net
+from .net_contract import ShapeConfig, contract_from_net, input_info
+from .onnx_export import onnx_from_net
 from .passes import embed_contract, graph_sha256, simplify
 from .precision import out_of_range, rounded_to_float16, to_float16
 from .quantization.build import CALIBRATION, Int8Config, Shares, kept_layers, share_out, to_int8
@@ -158,7 +158,7 @@ def _export(config: ExportConfig, net: PoseNet, say: Say, progress: Progress) ->
         precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept), placement)
         judged = [model]
         missed = shortfall(found, config.max_ap_drop)
-    contract = contract_from_net(net, model, given, nms, precision)
+    contract = contract_from_net(net, graph_sha256(model), given, nms, precision)
     for graph in judged:
         result = _verified(target, net, graph, contract, images, config, progress)
         if result.info.verdict == "failed":

@@ -17,8 +17,7 @@ import pytest
 import yolopose
 from yolopose.export import verify as verify_module
 from yolopose.export.command import main
-from yolopose.export.net_contract import input_info
-from yolopose.export.onnx_export import ShapeConfig
+from yolopose.export.net_contract import ShapeConfig, input_info
 from yolopose.runtime import PoseEstimator, read_contract
 
 

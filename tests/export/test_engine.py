@@ -15,14 +15,15 @@ import onnx
 import pytest
 
 from tests.played_gpu import play
-from yolopose.export import engine, engine_options
-from yolopose.export.engine import build_engine, check_version, import_tensorrt
+from yolopose.export import engine_versions
+from yolopose.export.engine import build_engine, import_tensorrt
 from yolopose.export.engine_options import EngineConfig, Profile, usual_profile
 from yolopose.export.engine_refit import refit_engine
+from yolopose.export.engine_versions import Known, check_version
 from yolopose.export.passes import embed_contract
 from yolopose.runtime import PoseEstimator
 from yolopose.runtime.backends.cuda import Gpu, find_gpu, open_cuda
-from yolopose.runtime.contract import Contract, ParityInfo, Range, read_contract
+from yolopose.runtime.contract import Contract, ParityInfo, PrecisionInfo, Range, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 
 from . import tensorrt_bindings
@@ -174,12 +175,26 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     check_version("11.4.0.106")
     with pytest.raises(BackendUnavailable, match=r"8\.6\.1 is too old: 10\.3"):
         check_version("8.6.1")
-    monkeypatch.setattr(engine, "KNOWN_BAD", (((10, 9), (10, 11), "keypoints are wrong in float16"),))
-    check_version("10.8.0")
-    check_version("10.11.0")
+    wrong = Known((10, 9), (10, 11), "float16", "keypoints are wrong in float16", refused=True)
+    monkeypatch.setattr(engine_versions, "KNOWN_BAD", (wrong,))
+    for good in (("10.8.0", "float16"), ("10.11.0", "float16"), ("10.9.0", "float32")):
+        check_version(*good)
     with pytest.raises(BackendUnavailable, match=r"10\.9\.0 builds wrong plans: keypoints are wrong.*10\.11"):
-        check_version("10.9.0")
-    assert not engine_options.KNOWN_BAD  # a version goes in with its reason, and with a test on it
+        check_version("10.9.0", "float16")
+
+
+def test_a_known_failure_is_explained(artifact: Path, tmp_path: Path) -> None:
+    contract = read_contract(artifact)
+    quantized = replace(contract, precision=PrecisionInfo("int8", "int8", "tensorrt", placement="unverified"))
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(embed_contract(onnx.load(artifact), quantized))
+    fails = fake_tensorrt("10.3.0", fails="build")
+    with pytest.raises(BackendError, match=r"out of memory.*ultralytics#23841.*use 10\.4 or later, or --fp16"):
+        build_engine(path, tmp_path / "a.engine", config(path), fails, ORIN, quiet)
+    with pytest.raises(BackendError, match=r"tactic 0x12$"):
+        build_engine(artifact, tmp_path / "a.engine", config(artifact), fails, ORIN, quiet)
+    assert build_engine(path, tmp_path / "a.engine", config(path), fake_tensorrt("10.3.0"), ORIN, quiet)
+    assert read_contract(tmp_path / "a.engine").precision.placement == "verified"
 
 
 def test_without_tensorrt_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from yolopose.export.onnx_export import ShapeConfig, onnx_from_net
+from yolopose.export.net_contract import ShapeConfig
+from yolopose.export.onnx_export import onnx_from_net
 from yolopose.export.passes import simplify
 from yolopose.export.precision import to_float16
 from yolopose.export.quantization.calibration import collect
