@@ -39,7 +39,7 @@ demo: $(READY)
 # Two processes: with every engine and PyTorch in one, starting a subprocess after OpenVINO's tests ended in a
 # segmentation fault, twice in two runs; apart both pass.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore=tests/runtime
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" --ignore=tests/runtime
 	$(BIN)/python -m pytest -m "not slow and not gpu" tests/runtime
 
 test-slow: $(READY)
@@ -67,7 +67,7 @@ bench-overhead: $(READY)
 bench-install:
 	$(PYTHON) benchmarks/install.py
 
-$(GPU_VENV)/bin/python: pyproject.toml
+$(GPU_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[export,gpu,cuda]' 'onnxruntime-gpu[cuda,cudnn]' 'pytest>=8'
 	-$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check 'tensorrt>=10.3'  # without it the proof goes on
@@ -75,7 +75,7 @@ $(GPU_VENV)/bin/python: pyproject.toml
 
 # Tests, parity, placement and time on the GPU that is here, into benchmarks/results/. On a machine that has everything
 # installed already (a Jetson, a container): make gpu-proof GPU_PYTHON=python3
-gpu-proof: $(filter $(GPU_VENV)/%,$(GPU_PYTHON))
+gpu-proof: $(if $(filter $(GPU_VENV)/%,$(GPU_PYTHON)),$(GPU_VENV)/.ready)
 	$(GPU_PYTHON) -m yolopose.benchmarks.gpu --weights $(WEIGHTS) --int8 $(GPU_PROOF)
 
 clean:

@@ -149,24 +149,30 @@ def _size(imgsz: Sequence[int] | None) -> tuple[int | None, tuple[int, int] | No
 
 def _document(exported: Exported) -> dict[str, Any]:
     result = exported.verification
-    return {
+    whole = {
         "artifact": str(exported.path),
-        "verdict": result.info.verdict,
+        "verdict": exported.contract.parity.verdict if exported.contract.parity else None,
+        "steps": list(exported.steps),
+        "contract": exported.contract.to_dict(),
+    }
+    if result is None:
+        return whole
+    return whole | {
         "reason": result.reason,
         "verified_on": exported.source,
         "score_threshold": result.score_threshold,
         "comparison": result.report.to_dict(),
-        "steps": list(exported.steps),
-        "contract": exported.contract.to_dict(),
     }
 
 
 def _text(exported: Exported) -> str:
+    first = f"{exported.path} ({exported.path.stat().st_size / 2**20:.1f} MiB)"
+    if exported.verification is None:
+        known = exported.contract.parity
+        verdict = known.verdict if known else "unverified"
+        return f"{first}\n{verdict}: {_COMPARE.format(exported.path) if verdict == 'unverified' else 'as it was'}"
     report, info = exported.verification.report, exported.verification.info
-    lines = [
-        f"{exported.path} ({exported.path.stat().st_size / 2**20:.1f} MiB)",
-        f"{info.verdict}: {exported.verification.reason}",
-    ]
+    lines = [first, f"{info.verdict}: {exported.verification.reason}"]
     if report.max_px is not None:
         lines.append(
             f"{report.images} images ({exported.source}): {report.matched} of {report.people} people matched, "

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from yolopose.runtime.backends.cuda import Gpu
-from yolopose.runtime.backends.tensorrt_plan import engine_section, make_logger, read_plan
+from yolopose.runtime.backends.tensorrt_plan import create, engine_section, make_logger, read_plan
 from yolopose.runtime.contract import INPUT_NAMES, Contract, ParityInfo, read_contract
 from yolopose.runtime.errors import (
     ArtifactError,
@@ -45,9 +48,9 @@ def build_engine(
 
     trt: the module, see ``import_tensorrt``
     judge: runs the plan, under a name of its own, before it gets its name; what it refuses is kept as ``.rejected``.
-    Without one the plan is ``unverified``.
-    Raises GateRefused, EngineMismatch (an artifact made for another engine), ValueError
-    (profiles or flags that cannot be), BackendError (TensorRT refuses; its own words are in the message), OutputError.
+    Without one the plan is ``unverified``; one that is up to date, but unverified, is judged all the same.
+    Raises GateRefused, EngineMismatch (an artifact made for another engine), ValueError (profiles or flags that cannot
+    be), BackendError (TensorRT refuses; its own words are in the message), OutputError.
     """
     contract = read_contract(artifact)
     if contract.precision.target not in ("any", "tensorrt"):
@@ -60,21 +63,25 @@ def build_engine(
     check_version(trt.__version__, precision)
     content = read_artifact(artifact)
     wanted = fingerprint(trt.__version__, gpu.to_dict(), content, config)
-    if _is_up_to_date(plan, wanted):
+    serialized, known = _up_to_date(plan, wanted)
+    there = serialized is not None
+    if serialized is not None:
         say(f"{plan} is up to date: the same ONNX, TensorRT {trt.__version__}, GPU and options")
-        return False
-    log = make_logger(trt, keep=None)
-    try:
-        serialized = _build(content, config, trt, log, say)
-    except BackendError as error:
-        raise BackendError(f"{error}{explained(trt.__version__, precision)}") from error
-    finally:
-        atomic_write(plan.with_name(plan.name + ".log"), "\n".join(log.lines) + "\n")
+        if judge is None or known != UNVERIFIED:
+            return False
+    else:
+        serialized = _logged_build(content, config, trt, precision, plan.with_name(plan.name + ".log"), say)
     contract = replace(contract, input=narrowed(contract.input, config.profiles), parity=UNVERIFIED)
     if contract.precision.placement is not None:  # of Q/DQ: this TensorRT has built it
         contract = replace(contract, precision=replace(contract.precision, placement="verified"))
     if judge is not None:
-        contract = replace(contract, parity=_judged(plan, serialized, contract, wanted, judge))
+        try:
+            contract = replace(contract, parity=_judged(plan, serialized, contract, wanted, judge))
+        except GateRefused:
+            if there:  # an older good plan stays, this one does not
+                for old in (plan, sidecar_of(plan)):
+                    old.unlink(missing_ok=True)
+            raise
     write_plan(plan, serialized, contract, wanted)
     return True
 
@@ -85,7 +92,8 @@ def _judged(plan: Path, content: bytes, contract: Contract, built: dict[str, Any
         write_plan(draft, content, contract, built)
         return judge(draft)
     except GateRefused as error:
-        rejected = atomic_write(plan.with_name(plan.name + ".rejected"), content)
+        rejected = plan.with_name(plan.name + ".rejected")
+        write_plan(rejected, content, replace(contract, parity=ParityInfo(verdict="failed", images=0)), built)
         raise GateRefused(f"{error}; the plan is kept as {rejected}") from error
     finally:
         draft.unlink(missing_ok=True)
@@ -104,7 +112,7 @@ def import_tensorrt() -> Any:
     """The module. Raises BackendUnavailable: not installed, too old, or known to build wrong plans."""
     try:
         import tensorrt
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a library of it cannot be loaded
         raise BackendUnavailable(f"building a plan needs TensorRT ({error}): {INSTALL}") from error
     check_version(tensorrt.__version__)
     return tensorrt
@@ -121,17 +129,34 @@ def read_artifact(artifact: Path) -> bytes:
         raise ArtifactError(f"cannot read the artifact {artifact}: {error.strerror or error}") from error
 
 
-def _is_up_to_date(plan: Path, wanted: dict[str, Any]) -> bool:
+def _up_to_date(plan: Path, wanted: dict[str, Any]) -> tuple[bytes | None, ParityInfo | None]:
+    """The plan and what is known of it, where it is whole and what ``wanted`` would give; else nothing."""
     try:
-        engine = engine_section(plan, read_contract(plan))
-        found = read_plan(plan, engine, with_weights=False)
+        contract = read_contract(plan)
+        engine = engine_section(plan, contract)
+        content = read_plan(plan, engine, with_weights=False)
     except (ArtifactError, ValueError):  # none, or not whole: the plan is built anew
-        return False
-    return bool(found) and {name: engine.values.get(name) for name in wanted} == json.loads(json.dumps(wanted))
+        return None, None
+    # The version of CUDA that is told is that of cuda-python, which may change without the plan.
+    found, new = ({**fields, "gpu": dict(fields.get("gpu") or {}, cuda="")} for fields in (engine.values, wanted))
+    same = {name: found.get(name) for name in new} == json.loads(json.dumps(new))
+    return (content, contract.parity) if same else (None, None)
+
+
+def _logged_build(content: bytes, config: EngineConfig, trt: Any, precision: str, path: Path, say: Say) -> bytes:
+    """Every line of the builder goes into the log as it comes, so that it is there whatever happens."""
+    try:
+        with path.open("w", encoding="utf-8", buffering=1) as lines:
+            log = make_logger(trt, lines.write)
+            return _build(content, config, trt, log, say)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    except BackendError as error:
+        raise type(error)(f"{error}{explained(trt.__version__, precision)}") from error
 
 
 def _build(content: bytes, config: EngineConfig, trt: Any, log: Any, say: Say) -> bytes:
-    builder = trt.Builder(log)
+    builder = create(trt.Builder, log, log)
     # A no-op since 11.0, where every network is strongly typed.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -141,15 +166,17 @@ def _build(content: bytes, config: EngineConfig, trt: Any, log: Any, say: Say) -
     _set_flags(settings, config, trt)
     for profile in config.profiles:
         settings.add_optimization_profile(_profile(builder.create_optimization_profile(), profile))
-    if config.timing_cache is not None:
-        _use_timing_cache(settings, config.timing_cache)
-    settings.progress_monitor = _monitor(trt, say)
-    serialized = builder.build_serialized_network(network, settings)
+    cache = None if config.timing_cache is None else _timing_cache(settings, config.timing_cache, say)
+    with _interruptible() as stopped:
+        settings.progress_monitor = _monitor(trt, say, stopped)
+        serialized = builder.build_serialized_network(network, settings)
+    if stopped.is_set():
+        raise KeyboardInterrupt
     if serialized is None:
         raise BackendError("TensorRT built no plan: " + log.told())
-    if config.timing_cache is not None:
+    if config.timing_cache is not None and cache is not None:
         try:
-            atomic_write(config.timing_cache, bytes(settings.get_timing_cache().serialize()))
+            atomic_write(config.timing_cache, bytes(cache.serialize()))
         except OutputError as error:
             say(f"the timing cache is lost, the plan is not: {error}")
     return bytes(serialized)
@@ -165,7 +192,13 @@ def _set_flags(settings: Any, config: EngineConfig, trt: Any) -> None:
     settings.clear_flag(trt.BuilderFlag.TF32)
     # Without the lean runtime inside: it is code, and what runs the plan does not allow a plan to bring code.
     compatible = config.version_compatible
-    flags = ((compatible, "VERSION_COMPATIBLE"), (compatible, "EXCLUDE_LEAN_RUNTIME"), (config.strip, "STRIP_PLAN"))
+    # A stripped plan alone may take back its own weights only; with REFIT it takes those of another training too.
+    flags = (
+        (compatible, "VERSION_COMPATIBLE"),
+        (compatible, "EXCLUDE_LEAN_RUNTIME"),
+        (config.strip, "STRIP_PLAN"),
+        (config.strip, "REFIT"),
+    )
     for wanted, name in flags:
         if wanted:
             settings.set_flag(_member(trt, "BuilderFlag", name))
@@ -175,6 +208,10 @@ def _set_flags(settings: Any, config: EngineConfig, trt: Any) -> None:
         settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mib * 2**20)
     if config.level is not None:
         settings.builder_optimization_level = config.level
+    if config.tactics is not None:
+        if not hasattr(settings, "max_num_tactics"):
+            raise BackendUnavailable(f"TensorRT {trt.__version__} cannot limit tactics: leave --tactics out")
+        settings.max_num_tactics = config.tactics
     if config.dla is not None:
         settings.default_device_type = trt.DeviceType.DLA
         settings.DLA_core = config.dla
@@ -197,16 +234,35 @@ def _profile(made: Any, profile: Any) -> Any:
     return made
 
 
-def _use_timing_cache(settings: Any, path: Path) -> None:
-    """What earlier builds measured. One of another TensorRT or GPU is left out by TensorRT itself, with a warning."""
+def _timing_cache(settings: Any, path: Path, say: Say) -> Any:
+    """What earlier builds measured; a new one where that is damaged, or of another TensorRT or GPU."""
     try:
         stored = path.read_bytes()
     except FileNotFoundError:
         stored = b""
-    settings.set_timing_cache(settings.create_timing_cache(stored), False)  # False: not of another GPU
+    cache = settings.create_timing_cache(stored)
+    if cache is None or not settings.set_timing_cache(cache, False):  # False: not of another GPU
+        say(f"{path} is of another TensorRT or GPU, or damaged: all is measured anew")
+        cache = settings.create_timing_cache(b"")
+        settings.set_timing_cache(cache, False)
+    return cache
 
 
-def _monitor(trt: Any, say: Say) -> Any:
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Set by Ctrl-C: an exception cannot pass through TensorRT's C++, so that its monitor asks for this instead."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: stopped.set())
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _monitor(trt: Any, say: Say, stopped: threading.Event) -> Any:
     class Monitor(trt.IProgressMonitor):
         """Says which phase the build is in; TensorRT calls it from its own threads."""
 
@@ -221,6 +277,6 @@ def _monitor(trt: Any, say: Say) -> Any:
             pass
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return True  # go on; an exception, as of Ctrl-C, must not pass through C++
+            return not stopped.is_set()
 
     return Monitor()

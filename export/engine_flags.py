@@ -12,6 +12,7 @@ from .engine_options import EngineConfig, profile_from_text, usual_profile
 _FLAGS = (
     "profile",
     "workspace",
+    "tactics",
     "level",
     "hardware_compatible",
     "version_compatible",
@@ -32,6 +33,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "the best size",
     )
     add("--workspace", type=int, metavar="MIB", help="GPU memory that tactics may use (default: all)")
+    add("--tactics", type=int, metavar="N", help="to time a layer at most (default: TensorRT's)")
     add("--level", type=int, metavar="0-5", help="of optimisation: higher builds longer (default: TensorRT's)")
     add("--hardware-compatible", action="store_true", help="one plan for all GPUs from Ampere on; slower")
     add("--version-compatible", action="store_true", help="for later TensorRT too, through tensorrt_lean; slower")
@@ -54,6 +56,7 @@ def engine_config(arguments: argparse.Namespace, given: InputInfo) -> EngineConf
     return EngineConfig(
         profiles or (usual_profile(given),),
         workspace_mib=arguments.workspace,
+        tactics=arguments.tactics,
         level=arguments.level,
         hardware_compatible=arguments.hardware_compatible,
         version_compatible=arguments.version_compatible,
@@ -76,5 +79,5 @@ def plan_path(artifact: Path, output: Path | None) -> Path:
 
 
 def artifact_path(output: Path | None) -> Path | None:
-    """``--output`` of the .onnx that a plan at ``output`` is built from: beside it."""
-    return output.with_suffix(".onnx") if output is not None and output.suffix in PLAN_SUFFIXES else output
+    """``--output`` of the .onnx that a plan at ``output`` is built from: under its usual name, in the same folder."""
+    return output.parent if output is not None and output.suffix in PLAN_SUFFIXES else output

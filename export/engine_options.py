@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -44,6 +45,7 @@ class EngineConfig:
 
     profiles: tuple[Profile, ...]
     workspace_mib: int | None = None  # None: all that the GPU has
+    tactics: int | None = None  # at most so many are timed a layer; None: TensorRT's own
     level: int | None = None  # of optimisation, 0..5; None: TensorRT's own
     hardware_compatible: bool = False  # runs on every GPU from Ampere on, slower
     version_compatible: bool = False  # runs on later TensorRT too, by the lean runtime inside
@@ -54,8 +56,11 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if not self.profiles:
             raise ValueError("a plan needs at least one profile of shapes")
+        _check_no_gaps(self.profiles)
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise ValueError(f"the workspace must be at least 1 MiB, got {self.workspace_mib}")
+        if self.tactics is not None and self.tactics < 1:
+            raise ValueError(f"at least one tactic must be timed, got {self.tactics}")
         if self.level is not None and not 0 <= self.level <= 5:
             raise ValueError(f"the optimisation level must lie in 0..5, got {self.level}")
         if self.dla is not None and self.dla < 0:
@@ -116,6 +121,20 @@ def check_profile(profile: Profile, given: InputInfo) -> None:
                 raise ValueError(f"profile {profile.name}: {name} {size} is not one that the artifact takes: {allowed}")
 
 
+def _check_no_gaps(profiles: Sequence[Profile]) -> None:
+    """ValueError where profiles of one size leave out batches between them: applications send any number of images."""
+    by_size: dict[tuple[Range, Range], list[Range]] = {}
+    for profile in profiles:
+        by_size.setdefault((profile.height, profile.width), []).append(profile.batch)
+    for batches in by_size.values():
+        ordered = sorted(batches, key=lambda batch: batch.min)
+        end = ordered[0].max
+        for batch in ordered:
+            if batch.min > end + 1:
+                raise ValueError(f"--profile: no profile takes a batch of {end + 1}, between {end} and {batch.min}")
+            end = max(end, batch.max)
+
+
 def narrowed(given: InputInfo, profiles: Sequence[Profile]) -> InputInfo:
     """What the plan takes of what its artifact takes: from the least to the largest of its profiles."""
 
@@ -130,5 +149,9 @@ def narrowed(given: InputInfo, profiles: Sequence[Profile]) -> InputInfo:
 def fingerprint(tensorrt: str, gpu: dict[str, str], artifact: bytes, config: EngineConfig) -> dict[str, Any]:
     """What a plan depends on: it is built again when any of this changes."""
     return {
-        "tensorrt": tensorrt, "gpu": gpu, "onnx_sha256": hashlib.sha256(artifact).hexdigest(), **config.flags()
-    }  # fmt: skip
+        "machine": platform.machine(),
+        "tensorrt": tensorrt,
+        "gpu": gpu,
+        "onnx_sha256": hashlib.sha256(artifact).hexdigest(),
+        **config.flags(),
+    }

@@ -8,6 +8,7 @@ from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import Contract, InputInfo, ModelInfo, NmsInfo, PrecisionInfo, Provenance, Range
 from yolopose.runtime.machine import installed_versions
 
+OPSET = 18  # newest that every engine takes: ONNX Runtime's CUDA provider lacks Resize-19 and ReduceMax-20 kernels
 MAX_SIZE = 4096  # pixels, of a file with dynamic height and width
 MAX_BATCH = 64  # of a file with dynamic batch; longer lists are run in parts
 _TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
 import torch
-from torch import nn
 from torch.export import Dim
 
 from yolopose.deploy.deployed import BareNet, DeployedNet
@@ -19,74 +13,7 @@ from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 
 from .net_contract import MAX_SIZE, ShapeConfig
-
-OPSET = 18  # newest that every engine takes: ONNX Runtime's CUDA provider lacks Resize-19 and ReduceMax-20 kernels
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints progress, advice about torchvision, deprecations of its own calls: none is for our user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _export(
-    module: nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    input_names: Sequence[str],
-    output_names: Sequence[str],
-    dynamic_shapes: tuple[dict[int, Any], ...] | None,
-) -> onnx.ModelProto:
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            inputs,
-            input_names=list(input_names),
-            output_names=list(output_names),
-            dynamic_shapes=dynamic_shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            optimize=True,
-            verify=False,
-        )
-    assert program is not None
-    return clean(program.model_proto)
-
-
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what the exporter leaves of this machine: stack traces, source paths, notes, stale shape formulas.
-
-    Effect: no ``metadata_props`` and no ``doc_string`` anywhere, no ``value_info``. The graph computes the same.
-    """
-    graph = model.graph
-    for holder in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *model.functions):
-        holder.ClearField("doc_string")
-        holder.ClearField("metadata_props")
-    model.ClearField("doc_string")
-    model.ClearField("metadata_props")
-    graph.ClearField("value_info")
-    return model
-
-
-def _name_dimensions(model: onnx.ModelProto, names: dict[str, dict[int, str]]) -> None:
-    """Give dynamic dimensions their names of the contract; the exporter calls them by formulas."""
-    for value in (*model.graph.input, *model.graph.output):
-        shape = value.type.tensor_type.shape
-        for axis, name in names.get(value.name, {}).items():
-            if not shape.dim[axis].HasField("dim_value"):
-                shape.dim[axis].dim_param = name
+from .torch_export import export_module, name_dimensions
 
 
 def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) -> onnx.ModelProto:
@@ -108,10 +35,10 @@ def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) 
         image_axes[1] = multiple * Dim("rows", min=1, max=MAX_SIZE // multiple)
         image_axes[2] = multiple * Dim("columns", min=1, max=MAX_SIZE // multiple)
     dynamic = (image_axes, threshold_axes, threshold_axes) if image_axes else None
-    model = _export(DeployedNet(net, nms), inputs, INPUT_NAMES, OUTPUT_NAMES, dynamic)
+    model = export_module(DeployedNet(net, nms), inputs, INPUT_NAMES, OUTPUT_NAMES, dynamic)
     axes = {name: {0: "batch"} for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
     axes["images"] = {0: "batch", 1: "height", 2: "width"}
-    _name_dimensions(model, axes)
+    name_dimensions(model, axes)
     _enter_by_cast(model.graph)
     return model
 
@@ -137,7 +64,7 @@ def _enter_by_cast(graph: onnx.GraphProto) -> None:
 def bare_onnx_from_net(net: PoseNet, shape_hw: tuple[int, int]) -> bytes:
     """The network alone (``BareNet``) at a fixed size, dynamic batch: ``images`` float32 NCHW in, ``head`` out."""
     images = torch.zeros((2, 3, *shape_hw))
-    model = _export(BareNet(net), (images,), ("images",), ("head",), ({0: Dim("batch", min=1)},))
+    model = export_module(BareNet(net), (images,), ("images",), ("head",), ({0: Dim("batch", min=1)},))
     return model.SerializeToString()
 
 
@@ -145,4 +72,4 @@ def predictions_onnx_from_net(net: PoseNet, shape_hw: tuple[int, int], batch: in
     """``net`` itself at a fixed size: float32 NCHW in its own range in, the four tensors of ``Predictions`` out."""
     images = torch.zeros((batch, 3, *shape_hw))
     names = ("boxes", "scores", "keypoints", "keypoint_scores")
-    return _export(net, (images,), ("images",), names, None).SerializeToString()
+    return export_module(net, (images,), ("images",), names, None).SerializeToString()

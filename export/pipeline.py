@@ -11,7 +11,7 @@ import onnx
 
 import yolopose
 from yolopose.model.pose_net import PoseNet
-from yolopose.runtime.backends.cuda import find_gpu
+from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.contract import (
     Contract,
     InputInfo,
@@ -71,7 +71,7 @@ class Exported:
 
     path: Path
     contract: Contract
-    verification: Verification
+    verification: Verification | None  # None: this run compared nothing, the contract says what is known
     source: str  # which images it was verified on
     steps: tuple[str, ...]
 
@@ -104,7 +104,7 @@ def export_engine(
     plan: where it goes, None: beside the artifact; engine: what is asked of it, for the shapes of the artifact.
     Raises as export_artifact and build_engine do; a missing TensorRT or GPU before anything is exported.
     """
-    trt, gpu = import_tensorrt(), find_gpu()
+    trt, gpu = import_tensorrt(), open_cuda().gpu
     net = yolopose.load(config.weights, skeleton=config.skeleton)
     options = engine(input_info(net, config.size, config.shape))
     exported, images = _export(config, net, say, progress)
@@ -122,8 +122,8 @@ def export_engine(
     # A plan without weights cannot be run.
     fresh = build_engine(exported.path, target, options, trt, gpu, say, None if options.strip else judge)
     done = f"TensorRT {trt.__version__}, {gpu.name}: " + ("built" if fresh else "up to date")
-    verification = results[0] if results else exported.verification
-    return Exported(target, read_contract(target), verification, exported.source, (*exported.steps, done))
+    judged = results[0] if results else None
+    return Exported(target, read_contract(target), judged, exported.source, (*exported.steps, done))
 
 
 def _export(config: ExportConfig, net: PoseNet, say: Say, progress: Progress) -> tuple[Exported, ExportImages]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from yolopose.bootstrap import APDifference, Matches, ap_difference, match_people
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.model.pose_net import PoseNet
-from yolopose.runtime.contract import ParityInfo
+from yolopose.runtime.contract import ParityInfo, read_contract
 from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.machine import installed_versions, machine_now
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
@@ -57,8 +57,8 @@ def verify(
     exact: the artifact is float32, its people must equal the reference's up to rounding. max_ap_drop: points of
     keypoint AP (of 100) that other precisions may lose on labelled images.
     """
-    with PoseEstimator(artifact, backend, device) as estimate:
-        nms, shape_hw = estimate.contract.nms, estimate.shape_hw
+    contract = read_contract(artifact)
+    nms, shape_hw = contract.nms, (contract.input.height.opt, contract.input.width.opt)
     reference = ReferenceEstimator(
         net, nms.score_threshold, nms.iou_threshold, nms.max_people, shape_hw, max_candidates=nms.candidates
     )

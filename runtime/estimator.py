@@ -58,6 +58,8 @@ class PoseEstimator:
             assert not isinstance(artifact, Contract)
             backend = open_backend(artifact, self.contract, backend, device, threads, self.shape_hw)
         self.backend: Backend = backend
+        # A plan may take fewer images at once at this size than at others.
+        self._batch: Range = getattr(backend, "batch", self.contract.input.batch)
         self._spare: list[Batch] = []  # free input buffers, as many as calls ran at once
         self._lock = Lock()
         self._closed = False
@@ -93,7 +95,7 @@ class PoseEstimator:
         if not isinstance(images, list | tuple):
             image: Any = images
             return self._estimate([image], color)[0]
-        largest = self.contract.input.batch.max
+        largest = self._batch.max
         people: list[PoseResult] = []
         for start in range(0, len(images), largest):
             people += self._estimate(images[start : start + largest], color)
@@ -135,7 +137,7 @@ class PoseEstimator:
 
     def batch_rows(self, images: int) -> int:
         """How many rows a batch of that many images has."""
-        return max(images, self.contract.input.batch.min)
+        return max(images, self._batch.min)
 
     @contextmanager
     def buffer(self, images: int) -> Iterator[Batch]:

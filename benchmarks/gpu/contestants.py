@@ -146,7 +146,10 @@ def _device(task: GpuTask) -> torch.device:
     if task.device.startswith("cuda") and not torch.cuda.is_available():
         raise BackendUnavailable(f"PyTorch {torch.__version__} sees no GPU")
     torch.backends.cudnn.allow_tf32 = False  # on by default, and not float32
-    return torch.device(task.device)
+    device = torch.device(task.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are made on the current one
+    return device
 
 
 def _repeated(compute: Callable[[], Any], device: torch.device) -> tuple[Run, Any]:

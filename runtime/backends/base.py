@@ -52,13 +52,14 @@ class Backend(Protocol):
 
 
 # name -> (module, class or function, options), which takes (path, contract, shape_hw, device, threads) and the options
-_ENGINES: dict[str, tuple[str, str, dict[str, str]]] = {
+_ENGINES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "onnxruntime": (".onnxruntime", "open_onnxruntime", {}),
     "onnxruntime:eager": (".onnxruntime", "open_onnxruntime", {"mode": "eager"}),
     "onnxruntime:tensorrt": (".onnxruntime", "open_onnxruntime", {"mode": "tensorrt"}),
     "openvino": (".openvino", "OpenVinoBackend", {}),
     "openvino:bf16": (".openvino", "OpenVinoBackend", {"precision": "bf16"}),
     "tensorrt": (".tensorrt", "TensorRtBackend", {}),
+    "tensorrt:eager": (".tensorrt", "TensorRtBackend", {"graphs": False}),
 }
 BACKENDS = ("auto", *_ENGINES)
 
@@ -76,7 +77,7 @@ def choose_backend(path: str | Path, contract: Contract, backend: str = "auto") 
         if plan:
             return "tensorrt"
         return "openvino" if contract.precision.target == "openvino" else "onnxruntime"
-    if plan != (backend == "tensorrt"):
+    if plan != backend.startswith("tensorrt"):
         raise EngineMismatch(f"{path} cannot be loaded by {backend}: TensorRT loads .engine and .trt, the others .onnx")
     return backend
 

@@ -30,7 +30,7 @@ class Gpu:
 
     name: str
     compute_capability: str  # "8.7"
-    cuda: str  # version of the CUDA runtime, "13.0"
+    cuda: str  # version of the CUDA runtime that was asked, "13.0"
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
@@ -215,7 +215,11 @@ def _available(runtime: Any, name: str, answer: tuple[Any, ...]) -> Any:
     """What follows the error code in ``answer``. Raises BackendUnavailable."""
     error, *values = answer
     if int(error):
-        raise BackendUnavailable(f"{name}: {_text(runtime, error)}; is there an NVIDIA GPU with a driver?")
+        older = (
+            "; or its driver is older than cuda-python, which then must be: pip install 'cuda-python<13' for CUDA 12"
+        )
+        hint = older if error.name == "cudaErrorInsufficientDriver" else ""
+        raise BackendUnavailable(f"{name}: {_text(runtime, error)}; is there an NVIDIA GPU with a driver?{hint}")
     return values[0] if values else None
 
 

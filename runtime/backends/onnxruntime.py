@@ -124,8 +124,11 @@ def open_session(
     if device != "cpu" and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()  # finds CUDA and cuDNN that pip installed
     try:
-        session = runtime.InferenceSession(str(path), options, providers=list(providers))
+        # Without its own fallback, which prints to stdout that it takes the CPU.
+        session = runtime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # its exceptions have no base of their own
+        if device != "cpu" and "graph capture" in str(error).lower():  # it names the provider as well
+            raise BackendError(f"{error}; onnxruntime:eager runs without CUDA graphs") from error
         if device != "cpu" and any(name in str(error) for name, _ in providers):
             raise BackendUnavailable(f"{wanted} did not start on {device}: {error}") from error
         raise ArtifactError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {error}") from error

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,13 +32,15 @@ class Bound(NamedTuple):
     outputs: list[Any]
     binding: Any
     options: Any
+    eager: Any  # options of a run without a graph
 
 
 class OnnxRuntimeGpuBackend:
     """One session with height and width pinned. Thread-safe: one call runs at a time, as its CUDA graphs demand.
 
-    mode: "graph" (CUDA, each batch size repeated as one graph), "eager" (CUDA, kernel by kernel) or "tensorrt" (engines
-    that ONNX Runtime builds by itself, minutes at first, kept in ``<artifact>.trt-cache``)
+    mode: "graph" (CUDA, each batch size repeated as one graph, in the thread of the first call; others run eager),
+    "eager" (CUDA, kernel by kernel) or "tensorrt" (engines that ONNX Runtime builds by itself, minutes at first, kept
+    in ``<artifact>.trt-cache``)
 
     float32 is computed as such: TF32, ONNX Runtime's default on GPUs since Ampere, moves keypoints.
     """
@@ -68,6 +70,7 @@ class OnnxRuntimeGpuBackend:
         outputs = {node.name: (tuple(node.shape[1:]), dtype_of(node)) for node in self.session.get_outputs()}
         self._rows: dict[str, tuple[tuple[int, ...], str]] = dict(inputs) | outputs  # shape behind the batch, and type
         self._bound: dict[int, Bound] = {}
+        self._thread: int | None = None  # whose calls are graphs: the first that came
         self._lock = Lock()
 
     def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
@@ -84,7 +87,10 @@ class OnnxRuntimeGpuBackend:
                 bound = self._bound[len(images)] = self._bind(len(images))
             for value, array in zip(bound.inputs, (images, score_threshold, iou_threshold), strict=True):
                 value.update_inplace(array)
-            self.session.run_with_iobinding(bound.binding, bound.options)
+            # ONNX Runtime keeps a graph for the thread that captured it: further threads run without.
+            self._thread = self._thread or get_ident()
+            options = bound.options if self._thread == get_ident() else bound.eager
+            self.session.run_with_iobinding(bound.binding, options)
             return RawPeople(*(value.numpy() for value in bound.outputs))  # copies on the host
 
     def bare(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> Callable[[], None]:
@@ -122,10 +128,11 @@ class OnnxRuntimeGpuBackend:
             binding.bind_ortvalue_input(name, value)
         for name, value in zip(OUTPUT_NAMES, outputs, strict=True):
             binding.bind_ortvalue_output(name, value)
-        options = self._runtime.RunOptions()
+        options, eager = self._runtime.RunOptions(), self._runtime.RunOptions()
         if self._graphs:
             options.add_run_config_entry("gpu_graph_id", str(rows))  # a graph for each batch size
-        return Bound(inputs, outputs, binding, options)
+            eager.add_run_config_entry("gpu_graph_id", "-1")
+        return Bound(inputs, outputs, binding, options, eager)
 
 
 @contextmanager

@@ -20,16 +20,33 @@ Array = npt.NDArray[Any]
 Row = tuple[tuple[int, ...], np.dtype[Any]]  # shape behind the batch, and type
 
 
+class Profile(NamedTuple):
+    """One of the plan's, for the size that it was opened with."""
+
+    number: int
+    least: int  # images
+    best: int
+    most: int
+
+
 class Loaded(NamedTuple):
     """A plan in the memory of the device, with what its lanes have in common."""
 
     trt: Any
     runtime: Any  # must outlive the engine
     engine: Any
-    profile: int
+    profiles: Sequence[Profile]
     rows: Mapping[str, Row]  # of INPUT_NAMES and OUTPUT_NAMES
-    max_batch: int
     errors: Callable[[], str]  # what TensorRT said last
+
+    @property
+    def most(self) -> int:
+        return max(profile.most for profile in self.profiles)
+
+    def profile(self, rows: int) -> int:
+        """The profile that was tuned for a batch nearest to this one. It must be in one of them."""
+        fitting = [profile for profile in self.profiles if profile.least <= rows <= profile.most]
+        return min(fitting, key=lambda profile: abs(profile.best - rows)).number
 
 
 class Shape(NamedTuple):
@@ -51,11 +68,12 @@ class Lane:
     """
 
     def __init__(self, loaded: Loaded, cuda: Cuda, with_graphs: bool) -> None:
-        self._loaded, self._cuda = loaded, cuda
+        self._loaded: Loaded | None = loaded
+        self._cuda = cuda
         self._with_graphs = with_graphs and cuda.has_graphs
         self._shapes: dict[int, Shape] = {}
         self._resources = ExitStack()
-        given, found = (self._offsets(names, loaded.max_batch)[1] for names in (INPUT_NAMES, OUTPUT_NAMES))
+        given, found = (_offsets(loaded, names, loaded.most)[1] for names in (INPUT_NAMES, OUTPUT_NAMES))
         try:
             with cuda.current():
                 self._stream = self._own(cuda.stream())
@@ -100,14 +118,15 @@ class Lane:
         with suppress(BackendError), self._cuda.current():
             with suppress(BackendError):  # after a failed kernel there is nothing to wait for
                 self._cuda.wait(self._stream)
-            self._shapes.clear()  # contexts go before the memory that they hold addresses of
+            self._shapes.clear()  # contexts go before the engine, and before the memory that they hold addresses of
+            self._loaded = None
         self._resources.close()
 
     def _captured(self, shape: Shape) -> Any:
         try:
             return self._own(self._cuda.capture(self._stream, lambda: self._enqueue(shape)))
         except BackendError as error:
-            raise BackendError(f"{error}: no CUDA graph; TensorRtBackend(..., graphs=False) runs without") from error
+            raise BackendError(f"{error}: no CUDA graph; the backend tensorrt:eager runs without") from error
 
     def _own(self, made: tuple[Any, Callable[[], None]]) -> Any:
         self._resources.callback(made[1])
@@ -123,42 +142,47 @@ class Lane:
         cuda, stream = self._cuda, self._stream
         cuda.copy_to_device(self._device_in, self._host_in[: shape.input_bytes], stream)
         if not shape.context.execute_async_v3(stream):
+            assert self._loaded is not None
             raise BackendError(f"TensorRT could not run the plan: {self._loaded.errors()}")
         cuda.copy_to_host(self._host_out[: shape.output_bytes], self._device_out, stream)
 
     def _new_shape(self, rows: int) -> Shape:
         loaded = self._loaded
+        assert loaded is not None
         context = loaded.engine.create_execution_context(loaded.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise BackendError(f"TensorRT made no context, for want of memory perhaps: {loaded.errors()}")
         context.set_device_memory(self._scratch, self._scratch_size)
-        accepted = context.set_optimization_profile_async(loaded.profile, self._stream)
-        starts, input_bytes = self._offsets(INPUT_NAMES, rows)
+        accepted = context.set_optimization_profile_async(loaded.profile(rows), self._stream)
+        starts, input_bytes = _offsets(loaded, INPUT_NAMES, rows)
         for name, start in starts.items():
             accepted = accepted and context.set_input_shape(name, (rows, *loaded.rows[name][0]))
             accepted = accepted and context.set_tensor_address(name, self._device_in + start)
-        inputs = self._views(self._host_in, starts, rows)
-        starts, output_bytes = self._offsets(OUTPUT_NAMES, rows)
+        inputs = _views(loaded, self._host_in, starts, rows)
+        starts, output_bytes = _offsets(loaded, OUTPUT_NAMES, rows)
         for name, start in starts.items():
             accepted = accepted and context.set_tensor_address(name, self._device_out + start)
+            accepted = accepted and tuple(context.get_tensor_shape(name)) == (rows, *loaded.rows[name][0])
         if not accepted:
             raise BackendError(f"TensorRT does not take a batch of {rows}: {loaded.errors()}")
-        outputs = self._views(self._host_out, starts, rows)
+        outputs = _views(loaded, self._host_out, starts, rows)
         return Shape(context, inputs, outputs, input_bytes, output_bytes, [])
 
-    def _offsets(self, names: Sequence[str], rows: int) -> tuple[dict[str, int], int]:
-        """Where each tensor of a batch begins in its buffer, and where the last one ends."""
-        starts, end = {}, 0
-        for name in names:
-            shape, dtype = self._loaded.rows[name]
-            starts[name] = -(-end // _ALIGNMENT) * _ALIGNMENT
-            end = starts[name] + rows * prod(shape) * dtype.itemsize
-        return starts, end
 
-    def _views(self, buffer: Bytes, starts: Mapping[str, int], rows: int) -> list[Array]:
-        views = []
-        for name, start in starts.items():
-            shape, dtype = self._loaded.rows[name]
-            size = rows * prod(shape) * dtype.itemsize
-            views.append(buffer[start : start + size].view(dtype).reshape(rows, *shape))
-        return views
+def _offsets(loaded: Loaded, names: Sequence[str], rows: int) -> tuple[dict[str, int], int]:
+    """Where each tensor of a batch begins in its buffer, and where the last one ends."""
+    starts, end = {}, 0
+    for name in names:
+        shape, dtype = loaded.rows[name]
+        starts[name] = -(-end // _ALIGNMENT) * _ALIGNMENT
+        end = starts[name] + rows * prod(shape) * dtype.itemsize
+    return starts, end
+
+
+def _views(loaded: Loaded, buffer: Bytes, starts: Mapping[str, int], rows: int) -> list[Array]:
+    views = []
+    for name, start in starts.items():
+        shape, dtype = loaded.rows[name]
+        size = rows * prod(shape) * dtype.itemsize
+        views.append(buffer[start : start + size].view(dtype).reshape(rows, *shape))
+    return views

@@ -6,14 +6,16 @@ TensorRT itself says "magicTag does not match" to all of these.
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections import deque
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..contract import Contract
 from ..document import Section
-from ..errors import ArtifactError, BackendUnavailable, ContractInvalid, EngineMismatch
+from ..errors import ArtifactError, BackendError, BackendUnavailable, ContractInvalid, EngineMismatch
 from ..plan_file import foreign_header
 from .cuda import Gpu
 
@@ -69,13 +71,12 @@ def import_runtime(path: Path, engine: Section) -> Any:
     for name in ("tensorrt_lean", "tensorrt") if compatible else ("tensorrt",):
         try:
             module = import_module(name)
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: a library of it cannot be loaded
             reasons.append(str(error))
             continue
-        version: str = module.__version__
-        if _release(version) == _release(built):
+        if same_release(module.__version__, built):
             return module
-        here.append(f"{name} {version}")
+        here.append(f"{name} {module.__version__}")
     lean = f'pip install "tensorrt_lean=={built}", which runs it beside any other TensorRT; or ' if compatible else ""
     if here:
         raise EngineMismatch(f"{path} was built by TensorRT {built}, here is {' and '.join(here)}: {lean}{REBUILD}")
@@ -86,8 +87,10 @@ def import_runtime(path: Path, engine: Section) -> Any:
 
 
 def check_gpu(path: Path, engine: Section, gpu: Gpu) -> None:
-    """Raises EngineMismatch where the plan was built on a GPU of another compute capability."""
+    """Raises EngineMismatch where the plan was built on a GPU of another compute capability, or beside another CPU."""
     built = engine.section("gpu")
+    if engine.text("machine") != platform.machine():
+        raise EngineMismatch(f"{path} was built on {engine.text('machine')}, this is {platform.machine()}: {REBUILD}")
     name, capability = built.text("name"), built.text("compute_capability")
     if capability == gpu.compute_capability:
         return
@@ -96,21 +99,31 @@ def check_gpu(path: Path, engine: Section, gpu: Gpu) -> None:
         return
     raise EngineMismatch(
         f"{path} was built on {name} (compute capability {capability}), here is {gpu.name} ({gpu.compute_capability}): "
-        f"{REBUILD}; with --hardware-compatible one plan serves all GPUs from Ampere (8.0) on"
+        f"{REBUILD}; on servers one built with --hardware-compatible serves all GPUs from Ampere (8.0) on"
     )
 
 
-def make_logger(trt: Any, keep: int | None = _LAST_LINES) -> Any:
-    """TensorRT's logger that keeps its last errors, ``errors``, and its last lines of any kind, ``lines``."""
+def create(kind: Callable[..., Any], log: Any, *arguments: Any) -> Any:
+    """``kind(*arguments)`` of TensorRT. Raises BackendError where it makes none: the bindings then say 'nullptr'."""
+    try:
+        return kind(*arguments)
+    except TypeError as error:
+        raise BackendError(
+            f"TensorRT made no {kind.__name__} ({error}): {log.told()}; is the driver new enough for this TensorRT?"
+        ) from error
+
+
+def make_logger(trt: Any, write: Callable[[str], object] | None = None) -> Any:
+    """TensorRT's logger, which keeps the last errors; write: what takes every line but the chatter."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # by name: the bindings' classes want exactly this call
-            self.lines: deque[str] = deque(maxlen=keep)
             self.errors: deque[str] = deque(maxlen=_LAST_LINES)
 
         def log(self, severity: Any, message: str) -> None:
-            self.lines.append(f"{severity}: {message}")
+            if write is not None and severity != trt.ILogger.Severity.VERBOSE:
+                write(f"{severity}: {message}\n")
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(message)
 
@@ -120,9 +133,9 @@ def make_logger(trt: Any, keep: int | None = _LAST_LINES) -> Any:
     return Logger()
 
 
-def _release(version: str) -> list[str]:
+def same_release(one: str, other: str) -> bool:
     """Plans belong to major.minor.patch; the number of the build behind it does not matter."""
-    return version.split(".")[:3]
+    return one.split(".")[:3] == other.split(".")[:3]
 
 
 def _numbers(capability: str) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ Uses = dict[tuple[str, str], set[int | None]]  # (class, member) -> numbers of a
 
 
 def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fails: str = "") -> Any:
-    """missing: members that it lacks. fails: "parse" | "build" | "load" | "context" | "run".
+    """missing: members that it lacks. fails: "parse" | "build" | "null" | those of add_runtime.
 
     ``uses`` and ``made`` tell what it saw.
     """
@@ -118,6 +118,8 @@ def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fa
     class IBuilderConfig(Recorded):
         def __init__(self) -> None:
             self._profiles: list[Any] = []
+            if "max_num_tactics" not in missing:
+                object.__setattr__(self, "max_num_tactics", -1)
             made["flags"], made["cleared"] = set(), set()
 
         def set_flag(self, flag: Any) -> None:
@@ -133,19 +135,17 @@ def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fa
             self._profiles.append(profile._shapes)
             return len(self._profiles) - 1
 
-        def create_timing_cache(self, content: bytes) -> ITimingCache:
+        def create_timing_cache(self, content: bytes) -> ITimingCache | None:
             made["cache"] = content
-            self._cache = ITimingCache(content)
-            return self._cache
+            return None if content.startswith(b"damaged") else ITimingCache(content)
 
         def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
-            return True
-
-        def get_timing_cache(self) -> ITimingCache:
-            return self._cache
+            return ignore_mismatch or not cache._content.startswith(b"of another GPU")
 
     class Builder(Recorded):
         def __init__(self, logger: Any) -> None:
+            if fails == "null":
+                raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
 
         def create_network(self, flags: int) -> INetworkDefinition:
@@ -176,7 +176,7 @@ def fake_tensorrt(version: str = "10.16.1.11", missing: tuple[str, ...] = (), fa
         __version__=version, uses=uses, made=made, ILogger=ILogger, IProgressMonitor=IProgressMonitor, Builder=Builder,
         OnnxParser=OnnxParser,
         BuilderFlag=names(
-            "BuilderFlag", "TF32", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN", "GPU_FALLBACK"
+            "BuilderFlag", "TF32", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN", "REFIT", "GPU_FALLBACK"
         ),
         NetworkDefinitionCreationFlag=names("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH", "STRONGLY_TYPED"),
         HardwareCompatibilityLevel=names("HardwareCompatibilityLevel", "NONE", "AMPERE_PLUS"),

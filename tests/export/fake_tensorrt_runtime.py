@@ -18,7 +18,7 @@ _NUMPY = {"UINT8": np.uint8, "FLOAT": np.float32, "INT32": np.int32}
 
 
 def add_runtime(module: Any, recorded: type, names: Callable[..., Any], parser_error: type, fails: str) -> None:
-    """fails: "load" | "context" | "run" | "refit" | "fill": what then fails."""
+    """fails: "load" | "context" | "run" | "refit" | "fill" | "null": what then fails."""
     error = module.ILogger.Severity.ERROR
     modes, types = names("TensorIOMode", "NONE", "INPUT", "OUTPUT"), names("DataType", *_NUMPY)
 
@@ -60,6 +60,10 @@ def add_runtime(module: Any, recorded: type, names: Callable[..., Any], parser_e
             assert address % ALIGNMENT == 0, f"{name} is not aligned"
             self._addresses[name] = address
             return True
+
+        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+            rows = self._shapes["images"][0]
+            return tuple(rows if size == -1 else size for size in self._engine._shapes[name])
 
         def execute_async_v3(self, stream: int) -> bool:
             assert self._scratch, "no scratch memory"
@@ -168,7 +172,11 @@ def add_runtime(module: Any, recorded: type, names: Callable[..., Any], parser_e
             return parser_error()
 
     class Runtime(recorded):  # type: ignore[misc]
+        DLA_core = -1
+
         def __init__(self, logger: Any) -> None:
+            if fails == "null":
+                raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
 
         def deserialize_cuda_engine(self, plan: bytes) -> ICudaEngine | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,7 +32,8 @@ from .fake_tensorrt import MARK, Uses, fake_tensorrt
 
 ORIN = Gpu("Orin", "8.7", "12.6")
 WHOLE: dict[str, Any] = {
-    "workspace_mib": 64, "level": 4, "hardware_compatible": True, "version_compatible": True, "strip": True, "dla": 0
+    "workspace_mib": 64, "level": 4, "tactics": 9, "hardware_compatible": True, "version_compatible": True,
+    "strip": True, "dla": 0,
 }  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def test_it_is_built_again_only_when_something_changed(artifact: Path, tmp_path:
     assert built()
     assert not built()
     assert not built(timing_cache=tmp_path / "timing")  # does not decide what is built
+    assert not built(gpu=replace(ORIN, cuda="13.5"))  # nor does an update of cuda-python
     assert built("11.4.0.106")
     assert built("11.4.0.106", replace(ORIN, compute_capability="8.9"))
     assert built("11.4.0.106", level=3)
@@ -109,9 +112,10 @@ def test_options_reach_the_builder(artifact: Path, tmp_path: Path) -> None:
     assert build_engine(
         artifact, tmp_path / "a.engine", config(artifact, timing_cache=cache, **WHOLE), trt, ORIN, quiet
     )
-    assert trt.made["flags"] == {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN", "GPU_FALLBACK"}
+    assert trt.made["flags"] == {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN", "REFIT", "GPU_FALLBACK"}
     settings = trt.made["settings"]
     assert (settings["WORKSPACE"], settings["builder_optimization_level"], settings["DLA_core"]) == (64 * 2**20, 4, 0)
+    assert settings["max_num_tactics"] == 9
     assert settings["hardware_compatibility_level"].name == "AMPERE_PLUS"
     assert trt.made["cache"] == b"earlier "
     assert cache.read_bytes() == b"earlier measured"
@@ -141,6 +145,45 @@ def test_what_tensorrt_says_is_told_and_nothing_else_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["a.engine.log"]
 
 
+@pytest.mark.parametrize("stored", [b"of another GPU", b"damaged"])
+def test_a_timing_cache_that_does_not_fit_is_begun_anew(artifact: Path, tmp_path: Path, stored: bytes) -> None:
+    cache, said = tmp_path / "timing", []  # type: ignore[var-annotated]
+    cache.write_bytes(stored)
+    whole = config(artifact, timing_cache=cache)
+    assert build_engine(artifact, tmp_path / "a.engine", whole, fake_tensorrt(), ORIN, said.append)
+    assert any("of another TensorRT or GPU, or damaged" in line for line in said)
+    assert cache.read_bytes() == b"measured"
+
+
+def test_ctrl_c_stops_a_build(artifact: Path, tmp_path: Path) -> None:
+    def say(text: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(artifact, tmp_path / "a.engine", config(artifact), fake_tensorrt(), ORIN, say)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.engine.log"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_builder_that_cannot_be_made(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"TensorRT made no Builder.*nullptr.*is the driver new enough"):
+        build_engine(artifact, tmp_path / "a.engine", config(artifact), fake_tensorrt(fails="null"), ORIN, quiet)
+
+
+def test_weights_of_another_network_do_not_fill_a_plan(artifact: Path, tmp_path: Path) -> None:
+    contract = read_contract(artifact)
+    stripped = tmp_path / "a.engine"
+    with pytest.MonkeyPatch.context() as patch:
+        play(patch)
+        build_engine(artifact, stripped, config(artifact, strip=True), fake_tensorrt(), find_gpu(), quiet)
+        other = tmp_path / "other.onnx"
+        other.write_bytes(embed_contract(onnx.load(artifact), replace(contract, nms=replace(contract.nms, rounds=3))))
+        with pytest.raises(EngineMismatch, match=r"other\.onnx does not fit .*a\.engine: its suppression is"):
+            refit_engine(stripped, other, tmp_path / "b.engine", fake_tensorrt(), open_cuda())
+        with pytest.raises(EngineMismatch, match=r"built by TensorRT 10\.16\.1\.11, here is 11\.4\.0"):
+            refit_engine(stripped, artifact, tmp_path / "b.engine", fake_tensorrt("11.4.0.1"), open_cuda())
+
+
 def test_an_artifact_for_another_engine(artifact: Path, tmp_path: Path) -> None:
     contract = read_contract(artifact)
     for_cpu = replace(contract, precision=replace(contract.precision, weights="int8", activations="int8", target="cpu"))
@@ -162,12 +205,15 @@ def test_profiles_beyond_the_artifact(artifact: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [{"workspace_mib": 0}, {"level": 6}, {"dla": -1}])
+@pytest.mark.parametrize("wrong", [{"workspace_mib": 0}, {"level": 6}, {"dla": -1}, {"tactics": 0}])
 def test_options_that_cannot_be(artifact: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         config(artifact, **wrong)
     with pytest.raises(ValueError, match="at least one profile"):
         EngineConfig(())
+    given = read_contract(artifact).input
+    with pytest.raises(ValueError, match="no profile takes a batch of 2, between 1 and 4"):
+        EngineConfig((usual_profile(given, 1), replace(usual_profile(given, 4), batch=Range(4, 4, 8))))
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +268,7 @@ def uses(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Uses:
     folder, found = tmp_path_factory.mktemp("uses"), {}
     with pytest.MonkeyPatch.context() as patch:
         play(patch)
-        for fails in ("", "parse", "build", "load", "context", "run", "refit", "fill"):
+        for fails in ("", "parse", "build", "load", "context", "run", "refit", "fill", "null"):
             trt, plan = fake_tensorrt(fails=fails), folder / f"a{fails}.engine"
             for options in (WHOLE, {}):
                 whole = config(artifact, timing_cache=folder / "timing", **options)
@@ -231,7 +277,7 @@ def uses(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Uses:
                     if options.get("strip"):
                         refit_engine(plan, artifact, folder / "full.engine", trt, open_cuda())
                 except BackendError:
-                    assert fails in ("parse", "build", "load", "refit", "fill")
+                    assert fails in ("parse", "build", "load", "refit", "fill", "null")
             if plan.exists():
                 patch.setitem(sys.modules, "tensorrt", trt)
                 try:
@@ -264,20 +310,23 @@ def test_the_real_bindings_have_all_that_the_builder_touches(bindings: Path, use
 
 def test_logger_and_monitor_are_taken_by_the_real_bindings(bindings: Path) -> None:
     script = """
-import json, tensorrt_bindings as trt
+import json, threading, tensorrt_bindings as trt
 from yolopose.export.engine import _monitor
 from yolopose.runtime.backends.tensorrt_plan import make_logger
 said = []
-log, monitor = make_logger(trt, None), _monitor(trt, said.append)
+lines, stopped = [], threading.Event()
+log, monitor = make_logger(trt, lines.append), _monitor(trt, said.append, stopped)
 log.log(trt.ILogger.Severity.ERROR, "an error")
 log.log(trt.ILogger.Severity.INFO, "news")
 monitor.phase_start("Building", None, 3)
 assert monitor.step_complete("Building", 1) is True
+stopped.set()
+assert monitor.step_complete("Building", 1) is False
 try:
     trt.Builder(log)
 except TypeError as error:
     assert "nullptr" in str(error)
-print(json.dumps([list(log.errors), len(log.lines), said, trt.__version__]))
+print(json.dumps([list(log.errors), len(lines), said, trt.__version__]))
 """
     errors, lines, said, version = json.loads(tensorrt_bindings.run(bindings, script))
     assert errors == ["an error"]

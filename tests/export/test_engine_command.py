@@ -16,7 +16,7 @@ from yolopose.export import verify as verify_module
 from yolopose.export.command import main
 from yolopose.export.engine_options import profile_from_text
 from yolopose.runtime import PoseEstimator
-from yolopose.runtime.contract import InputInfo, Range, read_contract
+from yolopose.runtime.contract import InputInfo, ParityInfo, Range, read_contract
 
 from .fake_tensorrt import fake_tensorrt
 
@@ -51,8 +51,8 @@ def test_from_weights_it_is_verified_like_an_artifact(
     assert document["contract"]["parity"]["images"] == 2
     assert document["contract"]["engine"]["gpu"]["name"] == "Played Orin"
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"here.onnx", "here.engine", "here.engine.json", "here.engine.log"}
-    with PoseEstimator(tmp_path / "here.engine") as plan, PoseEstimator(tmp_path / "here.onnx") as onnx:
+    assert names == {"tiny.onnx", "here.engine", "here.engine.json", "here.engine.log"}
+    with PoseEstimator(tmp_path / "here.engine") as plan, PoseEstimator(tmp_path / "tiny.onnx") as onnx:
         image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
         plan.score_threshold = onnx.score_threshold = 0.001
         np.testing.assert_allclose(plan(image).keypoints, onnx(image).keypoints, atol=1e-3)
@@ -84,7 +84,35 @@ def test_a_plan_that_fails_the_gate_is_kept_aside(
     assert "the plan: float32 must give the reference's people" in said
     assert "kept as" in said
     assert [path.suffix for path in judged] == [".onnx", ".engine"]
-    assert {path.name for path in tmp_path.iterdir()} == {"here.onnx", "here.engine.rejected", "here.engine.log"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"tiny.onnx", "here.engine.rejected", "here.engine.rejected.json", "here.engine.log"}
+
+
+def test_what_nobody_judged_is_not_called_passed(
+    machine: Machine,
+    tiny_weights: Path,
+    artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A plan from an .onnx, then from the weights: it is up to date, and judged all the same; a stripped one never."""
+    weights = ("--weights", tiny_weights, "--format", "engine", *SMALL)
+    assert export(*weights, "--output", tmp_path / "bare.engine", "--strip", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verdict"], document.get("comparison")) == ("unverified", None)
+    assert export(*weights, "--output", tmp_path / "bare.engine", "--strip") == 0
+    assert "unverified: the plan was not compared" in capsys.readouterr().out
+    plan = tmp_path / "a.engine"
+    assert export("--weights", tmp_path / "tiny.onnx", "--format", "engine", "--output", plan) == 0
+    assert read_contract(plan).parity == ParityInfo(verdict="unverified", images=0)
+    content = plan.read_bytes()
+    assert export(*weights, "--output", plan) == 0
+    assert "is up to date" in capsys.readouterr().err
+    parity = read_contract(plan).parity
+    assert parity is not None
+    assert parity.images == 2
+    assert plan.read_bytes() == content
 
 
 def test_from_an_artifact_neither_torch_nor_onnx_is_needed(artifact: Path, tmp_path: Path, machine: Machine) -> None:

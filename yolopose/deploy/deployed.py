@@ -11,7 +11,7 @@ from yolopose.runtime.contract import NmsInfo
 
 from ..model.fuse import fuse_conv_bn
 from ..model.pose_net import PoseNet
-from .nms import select_candidates, suppress
+from .nms import Candidates, Survivors, select_candidates, suppress
 
 
 class People(NamedTuple):
@@ -26,9 +26,28 @@ class People(NamedTuple):
     flags: Tensor  # (B,) int32: 1 candidates cut at C, 2 people cut at M, 4 rounds not converged
 
 
-def _take(values: Tensor, index: Tensor) -> Tensor:
+def take(values: Tensor, index: Tensor) -> Tensor:
     """Columns ``index`` (B, n) of ``values`` (B, F, N): (B, F, n)."""
     return torch.gather(values, 2, index[:, None].expand(-1, values.shape[1], -1))
+
+
+def people_of(
+    candidates: Candidates, people: Survivors, boxes: Tensor, labels: Tensor, keypoints: Tensor, nms: NmsInfo
+) -> People:
+    """The outputs. boxes (B, 4, C), labels (B, C) int64 of the candidates; keypoints (B, M, K, 3) of the survivors."""
+    alive = people.valid
+    zero = torch.zeros((), dtype=torch.float32, device=boxes.device)
+    return People(
+        num_people=people.total.to(torch.int32),
+        boxes=torch.where(alive[:, :, None], take(boxes, people.rows).permute(0, 2, 1), zero),
+        scores=people.scores,
+        labels=torch.where(alive, torch.gather(labels, 1, people.rows), 0).to(torch.int32),
+        keypoints=torch.where(alive[:, :, None, None], keypoints, zero),
+        num_candidates=candidates.total.to(torch.int32),
+        flags=(candidates.total > nms.candidates).to(torch.int32)
+        + people.people_cut.to(torch.int32) * 2
+        + (~people.converged).to(torch.int32) * 4,
+    )
 
 
 def _reverse_input_channels(net: PoseNet) -> None:
@@ -68,27 +87,15 @@ class DeployedNet(nn.Module):
             best, anchor_labels = class_scores.max(dim=1)
         candidates = select_candidates(best, score_threshold, self.nms.candidates)
         priors = raw.priors.expand(images.shape[0], -1, -1)
-        boxes = head.decode_boxes(_take(raw.boxes, candidates.anchors), _take(priors, candidates.anchors))
+        boxes = head.decode_boxes(take(raw.boxes, candidates.anchors), take(priors, candidates.anchors))
         labels = torch.zeros_like(candidates.anchors)
         if anchor_labels is not None:
             labels = torch.gather(anchor_labels, 1, candidates.anchors)
         people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
         anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
-        xy, visibility = head.decode_keypoints(_take(raw.keypoints, anchors), _take(priors, anchors))
+        xy, visibility = head.decode_keypoints(take(raw.keypoints, anchors), take(priors, anchors))
         keypoints = torch.cat((xy, visibility[:, :, None]), dim=2).permute(0, 3, 1, 2)  # (B, M, K, 3)
-        alive = people.valid
-        zero = torch.zeros((), dtype=torch.float32, device=boxes.device)
-        return People(
-            num_people=people.total.to(torch.int32),
-            boxes=torch.where(alive[:, :, None], _take(boxes, people.rows).permute(0, 2, 1), zero),
-            scores=people.scores,
-            labels=torch.where(alive, torch.gather(labels, 1, people.rows), 0).to(torch.int32),
-            keypoints=torch.where(alive[:, :, None, None], keypoints, zero),
-            num_candidates=candidates.total.to(torch.int32),
-            flags=(candidates.total > self.nms.candidates).to(torch.int32)
-            + people.people_cut.to(torch.int32) * 2
-            + (~people.converged).to(torch.int32) * 4,
-        )
+        return people_of(candidates, people, boxes, labels, keypoints, self.nms)
 
 
 class BareNet(nn.Module):

@@ -14,7 +14,7 @@ from yolopose.benchmarks.gpu import proof as proof_module
 from yolopose.benchmarks.gpu.contestants import time_contestant, time_tail
 from yolopose.benchmarks.gpu.parity import compare
 from yolopose.benchmarks.gpu.placement import misplaced, operators_by_provider
-from yolopose.benchmarks.gpu.proof import main
+from yolopose.benchmarks.gpu.proof import _profiles, main
 from yolopose.benchmarks.gpu.tasks import GpuTask
 from yolopose.export.command import main as export
 from yolopose.runtime.errors import BackendError, BackendUnavailable
@@ -99,17 +99,29 @@ def test_what_is_misplaced() -> None:
     assert misplaced([*right, *wrong]) == {"MemcpyToHost": 1, "Range": 1, "TopK": 1}
 
 
+def test_each_batch_has_a_profile_and_none_is_left_out() -> None:
+    assert list(_profiles([8, 1, 32])) == ["--profile", "1:1:1", "--profile", "2:8:8", "--profile", "9:32:32"]
+    assert list(_profiles([4])) == ["--profile", "1:4:4"]
+
+
 class Children:
     """Answers of processes, without them."""
 
-    def __init__(self, verdict: str = "passed", misplaced: dict[str, int] | None = None, crashes: str = "none") -> None:
+    def __init__(
+        self,
+        verdict: str = "passed",
+        misplaced: dict[str, int] | None = None,
+        crashes: str = "none",
+        absent: tuple[str, ...] = ("onnxruntime:eager",),
+    ) -> None:
+        self.absent = absent
         self.tasks: list[GpuTask] = []
         self.crashes = crashes
         self.verdict, self.misplaced = verdict, misplaced or {}
 
     def __call__(self, task: GpuTask) -> dict[str, Any]:
         self.tasks.append(task)
-        if task.backend == "onnxruntime:eager":
+        if task.backend in self.absent:
             raise BackendUnavailable("CUDAExecutionProvider did not start")
         if task.backend == self.crashes:
             raise BackendError("the process ended with exit code 1. Its last words:\ncudaErrorIllegalAddress")
@@ -153,7 +165,13 @@ def test_the_report(
 
 
 @pytest.mark.parametrize(
-    "children", [Children(verdict="failed"), Children(misplaced={"TopK": 1}), Children(crashes="torch-graph")]
+    "children",
+    [
+        Children(verdict="failed"),
+        Children(misplaced={"TopK": 1}),
+        Children(crashes="torch-graph"),
+        Children(absent=("onnxruntime", "onnxruntime:eager", "tensorrt")),
+    ],
 )
 def test_failures_end_in_exit_code_1_with_the_report_written(
     made: Path,

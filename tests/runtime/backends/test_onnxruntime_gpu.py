@@ -73,7 +73,7 @@ class Played:
         self.opened: list[list[tuple[str, dict[str, str]]]] = []
         self.graphs: list[str | None] = []
         self.inactive: tuple[str, ...] = ()
-        self.fails = ""
+        self.fails = self.opens = ""
         self.buffers = 0
         self.OrtValue, self.RunOptions, self.SessionOptions = self, PlayedRunOptions, onnxruntime.SessionOptions
         self.__version__ = onnxruntime.__version__
@@ -86,7 +86,10 @@ class Played:
         self.buffers += 1
         return PlayedValue.ortvalue_from_shape_and_type(shape, dtype, "cpu", 0)
 
-    def InferenceSession(self, path: str, options: Any, providers: Any) -> PlayedSession:
+    def InferenceSession(self, path: str, options: Any, providers: Any, enable_fallback: int) -> PlayedSession:
+        assert not enable_fallback
+        if self.opens:
+            raise RuntimeError(self.opens)
         return PlayedSession(self, path, options, providers)
 
 
@@ -136,9 +139,12 @@ def test_one_call_runs_at_a_time(played: Played, artifact: Path) -> None:
     images = [dots((50 + i % 7, 90), (i % 3, 20 + i % 40, 25)) for i in range(200)]
     with PoseEstimator(artifact, device="cuda") as estimate:
         alone = [estimate(image) for image in images]
+        assert set(played.graphs) == {"1"}
+        played.graphs.clear()
         with ThreadPoolExecutor(8) as pool:
             for one, other in zip(alone, pool.map(estimate, images), strict=True):
                 np.testing.assert_array_equal(one.keypoints, other.keypoints)
+        assert set(played.graphs) == {"-1"}  # a graph belongs to the thread that captured it
 
 
 def test_the_tensorrt_provider(played: Played, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +192,23 @@ def test_runs_that_fail(played: Played, artifact: Path, fails: str, said: str) -
     played.fails = fails
     with pytest.raises(BackendError, match=said):
         backend.infer(np.zeros((1, *HW, 3), np.uint8), *thresholds(1))
+
+
+@pytest.mark.parametrize(
+    ("opens", "error", "said"),
+    [
+        (f"cannot use the graph capture feature: nodes not on {CUDA}", BackendError, "onnxruntime:eager runs without"),
+        (f"{CUDA} failed to load libcudnn", BackendUnavailable, "did not start on cuda:0"),
+        ("protobuf parsing failed", ArtifactError, "cannot load"),
+    ],
+)
+def test_sessions_that_do_not_open(
+    played: Played, artifact: Path, opens: str, error: type[Exception], said: str
+) -> None:
+    played.opens = opens
+    with pytest.raises(error, match=said) as caught:
+        opened(artifact)
+    assert type(caught.value) is error  # what a graph cannot hold is a failure, not something that is not there
 
 
 def test_images_of_another_size(played: Played, artifact: Path) -> None:
