@@ -13,7 +13,7 @@ from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.contract import NmsInfo, read_contract
 from yolopose.runtime.contract_parts import TARGETS
-from yolopose.runtime.errors import BackendUnavailable
+from yolopose.runtime.errors import ArtifactError, BackendUnavailable, ContractMissing
 from yolopose.runtime.output import output_folder
 from yolopose.runtime.skeleton import skeleton_from_json
 
@@ -36,8 +36,10 @@ def _parser() -> argparse.ArgumentParser:
         "--weights",
         required=True,
         metavar="FILE|demo",
-        help="a checkpoint (docs/weights.md), or the demo network; for engines also an .onnx of ours",
+        help="a checkpoint (docs/weights.md), the demo network, or a pose network that others exported as .onnx; "
+        "for engines also an .onnx of ours",
     )
+    add("--layout", metavar="NAME", help="what the outputs of an .onnx of others mean, where it is not recognised")
     add(
         "--skeleton",
         type=Path,
@@ -115,6 +117,7 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         batch = int(arguments.batch)
     return ExportConfig(
         weights=arguments.weights,
+        layout=arguments.layout,
         skeleton=None if arguments.skeleton is None else skeleton_from_json(arguments.skeleton),
         output=artifact_path(arguments.output) if arguments.format == "engine" else arguments.output,
         fp16=arguments.fp16,
@@ -196,7 +199,7 @@ def _text(exported: Exported) -> str:
 def _main(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.format != "engine":
         refuse_engine_flags(arguments)
-    elif Path(arguments.weights).suffix.lower() == ".onnx":
+    elif _is_artifact(arguments.weights):
         return _engine_of_artifact(arguments, console)
     elif arguments.refit is not None:
         raise ValueError(f"--refit takes the weights of an .onnx of ours, and --weights is {arguments.weights}")
@@ -215,6 +218,19 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     else:
         exported = export_artifact(config, console.say, console.progress)
     console.result(_document(exported), _text(exported))
+
+
+def _is_artifact(weights: str) -> bool:
+    """An .onnx of ours, by what it carries; one that cannot be read is said to be so by whoever reads it next."""
+    if Path(weights).suffix.lower() != ".onnx":
+        return False
+    try:
+        read_contract(weights)
+    except ContractMissing:
+        return False
+    except ArtifactError:
+        return True
+    return True
 
 
 def _engine_of_artifact(arguments: argparse.Namespace, console: Console) -> None:

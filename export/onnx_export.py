@@ -12,7 +12,7 @@ from yolopose.deploy.deployed import BareNet, DeployedNet
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 
-from .net_contract import MAX_SIZE, ShapeConfig
+from .shapes import MAX_SIZE, ShapeConfig
 from .torch_export import export_module, name_dimensions
 
 

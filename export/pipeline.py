@@ -5,16 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 import yolopose
+from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.contract import (
     Contract,
     InputInfo,
+    ModelInfo,
     NmsInfo,
     ParityInfo,
     PrecisionInfo,
@@ -25,17 +28,19 @@ from yolopose.runtime.images import evenly
 from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
+from .adapters.subject import foreign_subject
 from .engine import build_engine, import_tensorrt
 from .engine_options import EngineConfig
 from .graph_run import letterboxed
 from .images import ExportImages, export_images
-from .net_contract import ShapeConfig, contract_from_net, input_info
 from .onnx_export import onnx_from_net
 from .passes import embed_contract, graph_sha256, simplify
 from .precision import out_of_range, rounded_to_float16, to_float16
 from .quantization.build import CALIBRATION, Int8Config, Shares, kept_layers, share_out, to_int8
 from .quantization.report import write_sensitivity
 from .quantization.search import shortfall
+from .shapes import ShapeConfig, input_info
+from .subject import Subject, contract_of
 from .verify import Progress, Verification, verify
 
 Say = Callable[[str], None]
@@ -51,6 +56,7 @@ class ExportConfig:
 
     weights: str
     skeleton: Skeleton | None = None
+    layout: str | None = None  # of an .onnx of others; None: as it is recognised
     output: Path | None = None
     fp16: bool = False
     int8: Int8Config | None = None
@@ -80,10 +86,14 @@ def output_path(config: ExportConfig) -> Path:
     """Where the artifact goes: ``--output`` as a file or folder, else beside the weights (the demo's: here)."""
     weights = Path(config.weights)
     precision = f"-int8-{config.int8.target}" if config.int8 else "-fp16" if config.fp16 else ""
-    name = f"{weights.stem}{precision}.onnx"
+    # What others exported keeps its name, and its file.
+    taken_up = "-yolopose" if weights.suffix.lower() == ".onnx" and not precision else ""
+    name = f"{weights.stem}{precision}{taken_up}.onnx"
     if config.output is None:
         return weights.with_name(name)
     if config.output.suffix == ".onnx":
+        if config.output.resolve() == weights.resolve():
+            raise ValueError(f"--output {config.output} is the file of --weights: give another name")
         return config.output
     if config.output.suffix and not config.output.is_dir():
         raise ValueError(f"--output {config.output} must end in .onnx, or be a folder")
@@ -92,8 +102,7 @@ def output_path(config: ExportConfig) -> Path:
 
 def export_artifact(config: ExportConfig, say: Say, progress: Progress) -> Exported:
     """Run all steps. Raises GateRefused when the result is not the network's (kept as ``.rejected``)."""
-    net = yolopose.load(config.weights, skeleton=config.skeleton)
-    return _export(config, net, say, progress)[0]
+    return _export(config, _subject(config, say), say, progress)[0]
 
 
 def export_engine(
@@ -105,15 +114,15 @@ def export_engine(
     Raises as export_artifact and build_engine do; a missing TensorRT or GPU before anything is exported.
     """
     trt, gpu = import_tensorrt(), open_cuda().gpu
-    net = yolopose.load(config.weights, skeleton=config.skeleton)
-    options = engine(input_info(net, config.size, config.shape))
-    exported, images = _export(config, net, say, progress)
+    subject = _subject(config, say)
+    options = engine(input_info(subject.input, config.size, subject.shape_for(config.shape)))
+    exported, images = _export(config, subject, say, progress)
     target = plan or exported.path.with_suffix(".engine")
     results: list[Verification] = []
 
     def judge(draft: Path) -> ParityInfo:
         exact = not config.fp16 and config.int8 is None
-        result = verify(draft, net, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
+        result = verify(draft, subject, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
         if refusal := _refusal(result, config):
             raise GateRefused(f"the plan: {refusal}")
         results.append(result)
@@ -126,20 +135,49 @@ def export_engine(
     return Exported(target, read_contract(target), judged, exported.source, (*exported.steps, done))
 
 
-def _export(config: ExportConfig, net: PoseNet, say: Say, progress: Progress) -> tuple[Exported, ExportImages]:
+def net_subject(net: PoseNet) -> Subject:
+    """A network of ours."""
+
+    def reference(nms: NmsInfo, shape_hw: tuple[int, int]) -> ReferenceEstimator:
+        thresholds = (nms.score_threshold, nms.iou_threshold)
+        return ReferenceEstimator(net, *thresholds, nms.max_people, shape_hw, max_candidates=nms.candidates)
+
+    return Subject(
+        told=f"{net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints",
+        model=ModelInfo(name=net.config.name, family=net.config.family, classes=tuple(net.classes)),
+        skeleton=net.skeleton,
+        input=net.input,
+        weights_sha256=net.weights_sha256,
+        weights_licence=net.weights_licence,
+        build=partial(onnx_from_net, net),
+        reference=reference,
+        settle=lambda nms: replace(nms, class_aware=len(net.classes) > 1),
+    )
+
+
+def _subject(config: ExportConfig, say: Say) -> Subject:
+    if Path(config.weights).suffix.lower() == ".onnx":
+        return foreign_subject(Path(config.weights), config.layout, config.skeleton, say)
+    if config.layout is not None:
+        raise ValueError(f"--layout is for .onnx files of others, and --weights is {config.weights}")
+    return net_subject(yolopose.load(config.weights, skeleton=config.skeleton))
+
+
+def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress) -> tuple[Exported, ExportImages]:
     target = output_path(config)
-    given = input_info(net, config.size, config.shape)
-    shares, images = _images(config, net)
+    config = replace(config, shape=subject.shape_for(config.shape))
+    given = input_info(subject.input, config.size, config.shape)
+    shares, images = _images(config, subject.skeleton)
     output_folder(target.parent)
-    say(f"{config.weights}: {net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints")
-    nms = replace(config.nms, class_aware=len(net.classes) > 1)
+    say(f"{config.weights}: {subject.told}")
+    nms = subject.settle(config.nms)
     steps: list[str] = []
 
     def step(text: str) -> None:
         steps.append(text)
         say(text)
 
-    model = _build(net, config, nms, step)
+    model = _build(subject, config, nms, step)
     precision, missed, found = PrecisionInfo(), "", None
     judged = [model]
     if config.fp16:
@@ -150,7 +188,7 @@ def _export(config: ExportConfig, net: PoseNet, say: Say, progress: Progress) ->
         step(f"int8 for {config.int8.target}: {_shares_told(shares)}")
         journal = target.with_name(f".{target.stem[:200]}.search.json")
         model, found = to_int8(
-            model, shares, given, net.skeleton, config.int8, config.max_ap_drop, journal, say, progress
+            model, shares, given, subject.skeleton, config.int8, config.max_ap_drop, journal, say, progress
         )
         kept, layers = kept_layers(found.plan), len(found.plan.body.layers)
         step(f"{layers - len(kept)} of {layers} layers int8, {len(kept)} kept float32")
@@ -158,9 +196,9 @@ def _export(config: ExportConfig, net: PoseNet, say: Say, progress: Progress) ->
         precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept), placement)
         judged = [model]
         missed = shortfall(found, config.max_ap_drop)
-    contract = contract_from_net(net, graph_sha256(model), given, nms, precision)
+    contract = contract_of(subject, graph_sha256(model), given, nms, precision)
     for graph in judged:
-        result = _verified(target, net, graph, contract, images, config, progress)
+        result = _verified(target, subject, graph, contract, images, config, progress)
         if result.info.verdict == "failed":
             break
     contract = replace(contract, parity=result.info)
@@ -176,16 +214,16 @@ def _export(config: ExportConfig, net: PoseNet, say: Say, progress: Progress) ->
     return Exported(target, contract, result, images.source, tuple(steps)), images
 
 
-def _images(config: ExportConfig, net: PoseNet) -> tuple[Shares | None, ExportImages]:
+def _images(config: ExportConfig, skeleton: Skeleton) -> tuple[Shares | None, ExportImages]:
     """For int8 what each image is for; and the images that the artifact is judged by."""
     if config.int8 is None:
         return None, export_images(
-            config.data, config.images, net.skeleton, LIMIT if config.limit is None else config.limit
+            config.data, config.images, skeleton, LIMIT if config.limit is None else config.limit
         )
-    every = export_images(config.data, config.images, net.skeleton, 0, scenes=INT8_SCENES)
+    every = export_images(config.data, config.images, skeleton, 0, scenes=INT8_SCENES)
     calibration = None
     if config.calibration is not None:
-        calibration = export_images(None, config.calibration, net.skeleton, CALIBRATION)
+        calibration = export_images(None, config.calibration, skeleton, CALIBRATION)
     shares = share_out(every, calibration, config.int8.seed)
     return shares, shares.report.part(evenly(len(shares.report), config.limit or 0))
 
@@ -200,7 +238,7 @@ def _shares_told(shares: Shares) -> str:
 
 def _verified(
     target: Path,
-    net: PoseNet,
+    subject: Subject,
     model: onnx.ModelProto,
     contract: Contract,
     images: ExportImages,
@@ -219,7 +257,7 @@ def _verified(
     exact = not config.fp16 and config.int8 is None
     try:
         atomic_write(draft, embed_contract(model, contract))
-        return verify(draft, net, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
+        return verify(draft, subject, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -233,8 +271,8 @@ def _refusal(result: Verification, config: ExportConfig) -> str:
     return ""
 
 
-def _build(net: PoseNet, config: ExportConfig, nms: NmsInfo, step: Say) -> onnx.ModelProto:
-    model = onnx_from_net(net, nms, config.shape)
+def _build(subject: Subject, config: ExportConfig, nms: NmsInfo, step: Say) -> onnx.ModelProto:
+    model = subject.build(nms, config.shape)
     step(f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}")
     model, simplified = simplify(model)
     step(simplified)

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import nn
 
-from .net_contract import OPSET
+from .shapes import OPSET
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from yolopose.bootstrap import APDifference, Matches, ap_difference, match_people
 from yolopose.deploy.reference import ReferenceEstimator
-from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import ParityInfo, read_contract
 from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.machine import installed_versions, machine_now
@@ -17,6 +16,7 @@ from yolopose.runtime.skeleton import Skeleton
 
 from .images import ExportImages
 from .parity import ParityReport, compare_people
+from .subject import Subject
 
 FLOAT32_PX = 0.05  # float32 may differ by no more: rounding alone
 FLOAT32_SCORE = 1e-4
@@ -43,7 +43,7 @@ class Verification:
 
 def verify(
     artifact: Path,
-    net: PoseNet,
+    subject: Subject,
     images: ExportImages,
     *,
     exact: bool,
@@ -59,9 +59,7 @@ def verify(
     """
     contract = read_contract(artifact)
     nms, shape_hw = contract.nms, (contract.input.height.opt, contract.input.width.opt)
-    reference = ReferenceEstimator(
-        net, nms.score_threshold, nms.iou_threshold, nms.max_people, shape_hw, max_candidates=nms.candidates
-    )
+    reference = subject.reference(nms, shape_hw)
     expected = list(_run_reference(reference, images, progress))
     lowered = sum(len(people) for people in expected) < MIN_PEOPLE
     if lowered:  # arithmetic is compared all the same, where the network finds candidates
@@ -80,7 +78,7 @@ def verify(
     report = compare_people(
         [expected[i] for i in settled],
         [actual[i] for i in settled],
-        net.skeleton,
+        subject.skeleton,
         threshold,
         iou_threshold=nms.iou_threshold,
         names=[images.names[i] for i in settled],
@@ -89,8 +87,8 @@ def verify(
     ap = None
     if images.labels is not None:
         reference.score_threshold = AP_SCORE
-        before = _matches(_run_reference(reference, images, progress), images, net.skeleton)
-        after = _matches(run_artifact(AP_SCORE), images, net.skeleton)
+        before = _matches(_run_reference(reference, images, progress), images, subject.skeleton)
+        after = _matches(run_artifact(AP_SCORE), images, subject.skeleton)
         ap = ap_difference(before, after)
     verdict, reason = judge(report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop)
     info = ParityInfo(
@@ -124,7 +122,7 @@ def _digits(value: float) -> float:
 
 def _run_reference(reference: ReferenceEstimator, images: ExportImages, progress: Progress) -> Iterator[PoseResult]:
     count = len(images.names)
-    for i in progress(range(count), count, f"PyTorch at score {reference.score_threshold:.3g}"):
+    for i in progress(range(count), count, f"reference at score {reference.score_threshold:.3g}"):
         yield reference.one(images.read(i))
 
 

@@ -14,6 +14,7 @@ def compare(task: GpuTask) -> dict[str, Any]:
 
     from yolopose.checkpoints import load
     from yolopose.export.images import export_images
+    from yolopose.export.pipeline import net_subject
     from yolopose.export.verify import verify
     from yolopose.runtime import read_contract
 
@@ -26,7 +27,7 @@ def compare(task: GpuTask) -> dict[str, Any]:
     exact = contract.precision.weights == contract.precision.activations == "float32"
     found = verify(
         Path(task.artifact),
-        net,
+        net_subject(net),
         images,
         exact=exact,
         max_ap_drop=0.5,

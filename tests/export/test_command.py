@@ -17,7 +17,7 @@ import pytest
 import yolopose
 from yolopose.export import verify as verify_module
 from yolopose.export.command import main
-from yolopose.export.net_contract import ShapeConfig, input_info
+from yolopose.export.shapes import ShapeConfig, input_info
 from yolopose.runtime import PoseEstimator, read_contract
 
 
@@ -107,11 +107,11 @@ def test_input_of_the_source_reaches_the_contract(checkpoints: Path, tmp_path: P
     }
     for name, (side, value, multiple) in wanted.items():
         net = yolopose.load(checkpoints / name)
-        given = input_info(net, None, ShapeConfig())
+        given = input_info(net.input, None, ShapeConfig())
         assert (given.pad_side, given.pad_value, given.height.multiple) == (side, value, multiple)
         assert given.channel_order == "bgr"
     odd = yolopose.build(replace(yolopose.SIZES["yolox-pose-nano"], input=replace(net.input, pad_value=7)))
-    assert input_info(odd, None, ShapeConfig()).pad_value == 7
+    assert input_info(odd.input, None, ShapeConfig()).pad_value == 7
 
 
 def test_what_fails_the_gate_is_kept_aside(

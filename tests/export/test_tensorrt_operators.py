@@ -17,7 +17,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from yolopose.export.net_contract import ShapeConfig
 from yolopose.export.onnx_export import onnx_from_net
 from yolopose.export.passes import simplify
 from yolopose.export.precision import to_float16
@@ -25,6 +24,7 @@ from yolopose.export.quantization.calibration import collect
 from yolopose.export.quantization.layers import find_body
 from yolopose.export.quantization.plan import make_plan, tensors_to_sample
 from yolopose.export.quantization.qdq import quantize
+from yolopose.export.shapes import ShapeConfig
 from yolopose.model.sizes import SIZES, build
 from yolopose.runtime.contract import NmsInfo
 

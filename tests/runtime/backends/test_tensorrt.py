@@ -299,7 +299,7 @@ def test_memory_is_flat_over_ten_thousand_calls(machine: Machine, plan: Path) ->
         try:
             used, before = calls(100)
             assert calls(9900)[0] == used
-            assert tracemalloc.get_traced_memory()[0] - before < 20_000
+            assert tracemalloc.get_traced_memory()[0] - before < 100_000  # an object a call would be half a megabyte
         finally:
             tracemalloc.stop()
 

@@ -1,0 +1,151 @@
+"""A foreign graph between our input and our outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, compose, helper, numpy_helper
+
+from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
+
+from ..graph import drop_unused_initializers
+from ..shapes import ShapeConfig
+from ..torch_export import clean, export_module, name_dimensions
+from .layout import Layout
+from .source import Source
+from .tail import Tail
+
+_PREFIX, _SOURCE = "yolopose/", "net."  # of our nodes and values, and of theirs
+
+
+def graft(source: Source, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> onnx.ModelProto:
+    """Inputs and outputs as the contract has them, without it. ``shape``: what of them is fixed."""
+    front = onnx.ModelProto()
+    front.CopyFrom(source.model)
+    front = compose.add_prefix(clean(front), _SOURCE)  # its names may be ours: images, scores, ...
+    _sums_for_expectations(front.graph)
+    _enter(front.graph, f"{_SOURCE}{source.input}", layout, shape)
+    tail = _tail(source, layout, nms, shape.batch)
+    pairs = [(f"{_SOURCE}{name}", f"{_PREFIX}output{i}") for i, name in enumerate(layout.outputs)]
+    front.ir_version = tail.ir_version = min(front.ir_version, tail.ir_version)
+    whole = compose.merge_models(front, tail, io_map=pairs, outputs=[f"{_PREFIX}{name}" for name in OUTPUT_NAMES])
+    _rename(whole.graph, {f"{_PREFIX}{name}": name for name in (*INPUT_NAMES[1:], *OUTPUT_NAMES)})
+    del whole.opset_import[:]
+    whole.opset_import.extend(tail.opset_import)
+    whole.graph.name, whole.producer_name, whole.producer_version = "graph", "yolopose", ""
+    rows = {0: "batch"}
+    name_dimensions(whole, {name: rows for name in (*INPUT_NAMES[1:], *OUTPUT_NAMES)})
+    return clean(whole)
+
+
+def _enter(graph: onnx.GraphProto, name: str, layout: Layout, shape: ShapeConfig) -> None:
+    """uint8 NHWC BGR in, whatever the network wants behind three or four nodes."""
+    spec = layout.input
+    steps = [
+        helper.make_node("Cast", [INPUT_NAMES[0]], [f"{_PREFIX}float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", [f"{_PREFIX}float"], [f"{_PREFIX}planes"], perm=[0, 3, 1, 2]),
+    ]
+    value = f"{_PREFIX}planes"
+    if spec.channel_order == "rgb" and not _reverse_first_convolutions(graph, name):
+        graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), f"{_PREFIX}order"))
+        steps.append(helper.make_node("Gather", [value, f"{_PREFIX}order"], [f"{_PREFIX}rgb"], axis=1))
+        value = f"{_PREFIX}rgb"
+    if spec.scale != 1:
+        scale = numpy_helper.from_array(np.array(spec.scale, np.float32), f"{_PREFIX}scale")
+        graph.initializer.append(scale)
+        steps.append(helper.make_node("Mul", [value, scale.name], [f"{_PREFIX}scaled"]))
+    steps[-1].output[0] = name
+    for step in steps:
+        step.name = f"{_PREFIX}{step.op_type}"
+    nodes = [*steps, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    height, width = shape.shape_hw or ("height", "width")
+    entry = helper.make_tensor_value_info(INPUT_NAMES[0], TensorProto.UINT8, [shape.batch or "batch", height, width, 3])
+    del graph.input[:]
+    graph.input.append(entry)
+
+
+def _sums_for_expectations(graph: onnx.GraphProto) -> None:
+    """Ultralytics' boxes are expectations over 16 distances, written as a convolution with fixed weights 0, 1, 2, ...
+    As a sum they are no prediction convolution, so that what they come from is found to be one."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        weight = weights.get(node.input[1]) if node.op_type == "Conv" and len(node.input) == 2 else None
+        values = None if weight is None else numpy_helper.to_array(weight)
+        if values is None or values.shape[0] != 1 or not np.array_equal(values.ravel(), np.arange(values.size)):
+            nodes.append(node)
+            continue
+        bins, axes = f"{_PREFIX}{node.output[0]}/bins", f"{_PREFIX}channels"
+        graph.initializer.append(numpy_helper.from_array(values.reshape(1, -1, 1, 1), bins))
+        if axes not in weights:
+            weights[axes] = numpy_helper.from_array(np.array([1]), axes)
+            graph.initializer.append(weights[axes])
+        product = f"{bins}/weighted"
+        nodes.append(helper.make_node("Mul", [node.input[0], bins], [product], name=product))
+        nodes.append(helper.make_node("ReduceSum", [product, axes], node.output, name=node.name, keepdims=1))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    drop_unused_initializers(graph)
+
+
+def _reverse_first_convolutions(graph: onnx.GraphProto, name: str) -> bool:
+    """Let an RGB network take BGR by its own weights, at no cost: where all that reads the image are convolutions."""
+    readers = [node for node in graph.node if name in node.input]
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    firsts = [weights.get(node.input[1]) for node in readers if node.op_type == "Conv"]
+    if len(firsts) != len(readers) or not readers or any(w is None or w.dims[1] != 3 for w in firsts):
+        return False
+    uses = [value for node in graph.node for value in node.input]
+    if any(w is None or uses.count(w.name) != 1 for w in firsts):
+        return False
+    for weight in firsts:
+        assert weight is not None
+        reversed_ = np.ascontiguousarray(numpy_helper.to_array(weight)[:, ::-1])
+        weight.CopyFrom(numpy_helper.from_array(reversed_, weight.name))
+    return True
+
+
+def _tail(source: Source, layout: Layout, nms: NmsInfo, batch: int | None) -> onnx.ModelProto:
+    """``Tail`` as ONNX, every name of it with our prefix."""
+    rows = batch or 2  # 2: an example of 1 would be taken for a fixed 1
+    Dim = torch.export.Dim
+    inputs: list[torch.Tensor] = []
+    axes: list[dict[int, Any]] = []
+    count = Dim("count", min=1)
+    for name in layout.outputs:
+        shape = source.shapes[name]
+        listed = len(shape) == 2  # one list of people, without a batch
+        axis = 0 if listed else 2 if layout.features_axis == 1 else 1
+        example = [*shape] if listed else [rows, *shape[1:]]
+        example[axis] = max(example[axis], 3)
+        inputs.append(torch.zeros(example))
+        axes.append({axis: count} | ({} if listed or batch is not None else {0: Dim("batch", min=1)}))
+    for default in (nms.score_threshold, nms.iou_threshold):
+        inputs.append(torch.full((rows, 1), default))
+        axes.append({} if batch is not None else {0: Dim("batch", min=1)})
+    names = [f"output{i}" for i in range(len(layout.outputs))]
+    shapes: Any = (tuple(axes),)  # one parameter, *inputs
+    model = export_module(Tail(layout, nms), tuple(inputs), (*names, *INPUT_NAMES[1:]), OUTPUT_NAMES, shapes)
+    return compose.add_prefix(model, _PREFIX)
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for i, name in enumerate(values):
+                values[i] = names.get(name, name)
+
+
+def settled(nms: NmsInfo, layout: Layout) -> NmsInfo:
+    """NMS of the contract: where people come finished, as many candidates as people, and classes are theirs."""
+    if layout.finished:
+        return replace(nms, candidates=nms.max_people, class_aware=False)
+    return replace(nms, class_aware=layout.num_classes > 1)

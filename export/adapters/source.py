@@ -1,0 +1,158 @@
+"""A foreign ONNX file as it is: what goes in, what comes out, what it says of itself."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, version_converter
+
+from yolopose.runtime.contract import METADATA_KEY
+from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
+
+from ..shapes import OPSET
+
+OLDEST_OPSET = 11  # what comes before resizes in another way
+_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
+_STANDARD = ("", "ai.onnx")
+_PROBE_SIZE = 256  # pixels, where the file leaves its size open
+
+
+@dataclass(frozen=True)
+class Source:
+    """model: opset 18, float32. Sizes are None where the file leaves them open; ``shapes``: of each output for one
+    image of ``probe_hw``, as running it gave."""
+
+    path: Path
+    model: onnx.ModelProto
+    sha256: str
+    metadata: dict[str, Any]  # values as Python reads them, texts where it cannot
+    input: str
+    batch: int | None
+    shape_hw: tuple[int | None, int | None]
+    probe_hw: tuple[int, int]
+    shapes: dict[str, tuple[int, ...]]
+
+    def describe(self) -> str:
+        """Inputs and outputs in one line."""
+        outputs = ", ".join(f"{name} {list(shape)}" for name, shape in self.shapes.items())
+        rows = "any number of" if self.batch is None else str(self.batch)
+        return f"{rows} images of {self.probe_hw[0]}x{self.probe_hw[1]} -> {outputs}"
+
+
+def read_source(path: Path) -> Source:
+    """Raises CheckpointError (damaged, parts missing), UnknownCheckpoint (nothing that we can take up, and why)."""
+    content, model = _load(path)
+    if any(entry.key == METADATA_KEY for entry in model.metadata_props):
+        raise UnknownCheckpoint(f"{path} is an artifact already: deploy it, or export the weights that it came from")
+    _check_operators(path, model)
+    name, dims = _image_input(path, model)
+    batch, height, width = (dim.dim_value or None for dim in (dims[0], dims[2], dims[3]))
+    probe_hw = (height or _PROBE_SIZE, width or _PROBE_SIZE)
+    return Source(
+        path,
+        model,
+        hashlib.sha256(content).hexdigest(),
+        {entry.key: _value(entry.value) for entry in model.metadata_props},
+        name,
+        batch,
+        (height, width),
+        probe_hw,
+        _run_once(path, model, name, batch or 1, probe_hw),
+    )
+
+
+def _load(path: Path) -> tuple[bytes, onnx.ModelProto]:
+    try:
+        content = path.read_bytes()
+        model = onnx.load(str(path))
+    except FileNotFoundError as error:
+        if not path.exists():
+            raise CheckpointError(f"cannot read {path}: no such file") from error
+        raise CheckpointError(
+            f"{path} keeps its weights in another file, which is not beside it ({error}): copy both"
+        ) from error
+    except Exception as error:  # protobuf's and onnx's own
+        raise CheckpointError(f"cannot read {path} as ONNX: {error}") from error
+    if not model.graph.node:
+        raise CheckpointError(f"{path} is no ONNX file, or an empty one")
+    return content, model
+
+
+def _check_operators(path: Path, model: onnx.ModelProto) -> None:
+    """Standard operators of an opset that can be brought to ours, in float32."""
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in _STANDARD})
+    if foreign:
+        raise UnknownCheckpoint(
+            f"{path} holds operators that are not ONNX's own ({', '.join(foreign[:3])}): export it without plugins"
+        )
+    if found := sorted({node.op_type for node in model.graph.node} & _QUANTIZED):
+        raise UnknownCheckpoint(
+            f"{path} is quantized already ({', '.join(found)}): give the float32 export, int8 is made from it here"
+        )
+    if any(tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in model.graph.initializer):
+        raise UnknownCheckpoint(f"{path} is float16 already: give the float32 export, --fp16 makes float16 from it")
+    opset = next((opset.version for opset in model.opset_import if opset.domain in _STANDARD), 0)
+    if not OLDEST_OPSET <= opset <= OPSET:
+        raise UnknownCheckpoint(
+            f"{path} has opset {opset}, and {OLDEST_OPSET} to {OPSET} are read: export it with opset {OPSET}"
+        )
+    if opset < OPSET:
+        try:
+            converted = version_converter.convert_version(model, OPSET)
+        except Exception as error:  # its own, and whatever a rule of it raises
+            raise UnknownCheckpoint(
+                f"{path} has opset {opset}, which cannot be brought to {OPSET} ({error}): export it with opset {OPSET}"
+            ) from error
+        model.CopyFrom(converted)
+
+
+def _image_input(path: Path, model: onnx.ModelProto) -> tuple[str, list[onnx.TensorShapeProto.Dimension]]:
+    """The one input: (batch, 3, height, width) float32."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initializers]
+    told = ", ".join(f"{value.name} {_shape(value)}" for value in inputs)
+    first = inputs[0].type.tensor_type if inputs else None
+    dims = list(first.shape.dim) if first is not None else []
+    if first is None or len(inputs) != 1 or len(dims) != 4 or first.elem_type != TensorProto.FLOAT:
+        raise UnknownCheckpoint(
+            f"{path} should take one float32 (batch, 3, height, width), and takes {told or 'nothing'}"
+        )
+    if dims[1].dim_value != 3:
+        raise UnknownCheckpoint(f"{path} should take three channels first, and takes {told}")
+    return inputs[0].name, dims
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def _value(text: str) -> Any:
+    """Ultralytics writes Python's literals, others JSON or plain text."""
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def _run_once(
+    path: Path, model: onnx.ModelProto, name: str, batch: int, shape_hw: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the outputs, by running it: what a file declares is often open, or wrong."""
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = session.run(None, {name: np.full((batch, 3, *shape_hw), 0.5, np.float32)})
+    except Exception as error:  # its exceptions have no base of their own
+        raise CheckpointError(f"{path} does not run in ONNX Runtime: {error}") from error
+    return {node.name: tuple(value.shape) for node, value in zip(session.get_outputs(), found, strict=True)}

@@ -1,0 +1,77 @@
+"""What is put behind a foreign network, in PyTorch: its rows to the outputs of an artifact."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from yolopose.deploy.deployed import People, people_of, take
+from yolopose.deploy.nms import Candidates, Survivors, select_candidates, suppress
+from yolopose.runtime.contract import NmsInfo
+
+from .layout import Layout
+
+
+class Tail(nn.Module):
+    """The outputs that ``layout`` names, then the thresholds, to ``People``. NMS where the network has none.
+
+    Boxes are turned into corners for the C candidates and keypoints gathered for the M survivors only.
+    """
+
+    def __init__(self, layout: Layout, nms: NmsInfo) -> None:
+        super().__init__()
+        self.layout, self.nms = layout, nms
+
+    def forward(self, *inputs: Tensor) -> People:
+        *outputs, score_threshold, iou_threshold = inputs
+        layout = self.layout
+        features = self._features(outputs)
+        scores = features[:, layout.scores : layout.scores + layout.num_classes]  # (B, classes, N)
+        if layout.objectness is not None:
+            scores = scores * features[:, layout.objectness, None]
+        best, labels_of_all = scores[:, 0], None
+        if layout.num_classes > 1:
+            best, labels_of_all = scores.max(dim=1)
+        elif layout.label is not None:
+            labels_of_all = features[:, layout.label].to(torch.int64)
+        candidates = select_candidates(best, score_threshold, self.nms.candidates)
+        boxes = self._corners(take(features[:, :4], candidates.anchors))
+        labels = torch.zeros_like(candidates.anchors)
+        if labels_of_all is not None:
+            labels = torch.gather(labels_of_all, 1, candidates.anchors)
+        if layout.finished:
+            people = self._all(candidates, iou_threshold)
+        else:
+            people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
+        anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
+        found = take(features[:, layout.keypoints : layout.keypoints + 3 * layout.num_keypoints], anchors)
+        keypoints = found.unflatten(1, (layout.num_keypoints, 3)).permute(0, 3, 1, 2)  # (B, M, K, 3)
+        return people_of(candidates, people, boxes, labels, keypoints, self.nms)
+
+    def _features(self, outputs: list[Tensor]) -> Tensor:
+        """(B, F, N)."""
+        rows = [output[None] if output.dim() == 2 else output for output in outputs]
+        rows = [output.flatten(2) if output.dim() == 4 else output for output in rows]
+        whole = torch.cat(rows, dim=self.layout.features_axis) if len(rows) > 1 else rows[0]
+        return whole if self.layout.features_axis == 1 else whole.transpose(1, 2)
+
+    def _corners(self, boxes: Tensor) -> Tensor:
+        """(B, 4, C) xyxy."""
+        if self.layout.box == "xyxy":
+            return boxes
+        centre, half = boxes[:, :2], boxes[:, 2:] / 2
+        return torch.cat((centre - half, centre + half), dim=1)
+
+    def _all(self, candidates: Candidates, iou_threshold: Tensor) -> Survivors:
+        """The M best rows, all of them people already. The IoU threshold decides nothing, and stays an input: no legal
+        one is below 0."""
+        rows = torch.arange(self.nms.max_people, device=candidates.scores.device).expand(len(candidates.scores), -1)
+        scores, valid = candidates.scores[:, : self.nms.max_people], candidates.valid[:, : self.nms.max_people]
+        return Survivors(
+            scores=scores.clamp(min=0.0),
+            rows=rows,
+            valid=valid,
+            total=valid.sum(dim=1),
+            people_cut=candidates.total > self.nms.max_people,
+            converged=iou_threshold[:, 0] >= 0,
+        )

@@ -1,0 +1,66 @@
+"""What an export begins from, as its steps see it: a network of ours, or one that was taken up from another's ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import onnx
+
+from yolopose.deploy.reference import ReferenceEstimator
+from yolopose.model.input_spec import InputSpec
+from yolopose.runtime.contract import Contract, InputInfo, ModelInfo, NmsInfo, PrecisionInfo, Provenance
+from yolopose.runtime.machine import installed_versions
+from yolopose.runtime.skeleton import Skeleton
+
+from .shapes import ShapeConfig
+
+_TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``build``: the deployed graph, without contract; ``reference``: what it is compared with, at these thresholds and
+    this (height, width); ``shape``: what the source itself fixes."""
+
+    told: str
+    model: ModelInfo
+    skeleton: Skeleton
+    input: InputSpec
+    weights_sha256: str | None
+    weights_licence: str | None
+    build: Callable[[NmsInfo, ShapeConfig], onnx.ModelProto]
+    reference: Callable[[NmsInfo, tuple[int, int]], ReferenceEstimator]
+    settle: Callable[[NmsInfo], NmsInfo]  # what of the asked suppression applies
+    shape: ShapeConfig = field(default_factory=ShapeConfig)
+
+    def shape_for(self, asked: ShapeConfig) -> ShapeConfig:
+        """Raises ValueError where other sizes are asked than the source is fixed to."""
+        fixed = self.shape
+        for name, own, wanted in (
+            ("--imgsz", fixed.shape_hw, asked.shape_hw),
+            ("--batch", fixed.batch, asked.batch),
+        ):
+            if own is not None and wanted is not None and own != wanted:
+                raise ValueError(f"{name} {wanted}: the source is fixed to {own}; export it again with dynamic shapes")
+        return ShapeConfig(fixed.shape_hw or asked.shape_hw, fixed.batch or asked.batch)
+
+
+def contract_of(
+    subject: Subject, graph_sha256: str, given: InputInfo, nms: NmsInfo, precision: PrecisionInfo
+) -> Contract:
+    """Without parity: nothing is claimed before it was compared."""
+    versions = installed_versions()
+    return Contract(
+        model=subject.model,
+        skeleton=subject.skeleton,
+        input=given,
+        nms=nms,
+        precision=precision,
+        provenance=Provenance(
+            graph_sha256=graph_sha256,
+            weights_sha256=subject.weights_sha256,
+            versions={name: versions[name] for name in _TOOLS if name in versions},
+            weights_licence=subject.weights_licence,
+        ),
+    )

@@ -1,0 +1,104 @@
+"""Ultralytics' files, and its own people of them: made by ``benchmarks/ultralytics_results.py --width 0.0625 --round``
+from four photographs, random weights; CI needs no Ultralytics."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from yolopose.benchmarks.ultralytics_parity import compare, people_of_rows
+from yolopose.export.command import main
+from yolopose.runtime import PoseEstimator, read_contract
+from yolopose.runtime.contract import Range
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    path = folder / f"{name}.onnx"
+    path.write_bytes(lzma.decompress((GOLDEN / f"{name}.onnx.xz").read_bytes()))
+    return path
+
+
+def imported(name: str, folder: Path, *flags: object) -> Path:
+    output = folder / "imported.onnx"
+    words = ["--weights", unpacked(name, folder), "--output", output, "--limit", 2, *flags]
+    assert main([str(word) for word in words]) == 0
+    return output
+
+
+@pytest.mark.parametrize(
+    ("name", "batches", "family"),
+    [
+        ("yolov8n-pose-fixed", (1, 3), "ultralytics"),  # its batch is opened
+        ("yolov8n-pose-people", (1,), "ultralytics-people"),
+        ("yolo11n-pose-dynamic", (1, 4), "ultralytics"),
+        ("yolo26n-pose-people", (1,), "ultralytics-people"),
+    ],
+)
+def test_people_are_those_of_ultralytics(name: str, batches: tuple[int, ...], family: str, tmp_path: Path) -> None:
+    artifact = imported(name, tmp_path)
+    frames = np.load(GOLDEN / "frames.npz")["frames"]
+    stored = np.load(GOLDEN / f"{name.rpartition('-')[0]}.npz")
+    expected = people_of_rows(stored["rows"], stored["counts"])
+    for batch in batches:
+        found = compare(artifact, frames, expected, batch)
+        assert found["people"] >= 20
+        assert found["matched"] + found["borderline"] == found["people"]
+        assert (found["missing"], found["extra"]) == (0, 0)
+        assert found["max_px"] <= 0.05
+        assert found["max_score_deviation"] <= 1e-4
+    contract = read_contract(artifact)
+    assert contract.model.family == family
+    assert contract.provenance.weights_licence == "AGPL-3.0 License (https://ultralytics.com/license)"
+    assert contract.skeleton.name == "coco-17"
+    assert contract.input.pad_side == "center"
+    assert contract.input.batch == (Range(1, 1, 64) if len(batches) > 1 else Range(1, 1, 1))
+    if "dynamic" in name:
+        assert contract.input.height == Range(32, 96, 4096, 32)
+    else:
+        assert contract.input.height == Range(96, 96, 96)
+
+
+def test_float16_and_int8_of_an_imported_network(tmp_path: Path) -> None:
+    """The prediction convolutions are found behind Ultralytics' expectation over distances, and stay float32."""
+    half = imported("yolov8n-pose-fixed", tmp_path, "--fp16")
+    graph = onnx.load(half).graph
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    kept = [node for node in graph.node if node.op_type == "Conv" and weights[node.input[1]] == onnx.TensorProto.FLOAT]
+    assert len(kept) == 9  # box, class and keypoints on three levels
+    assert sum(node.op_type == "Conv" for node in graph.node) == 72  # 73, of which one was the expectation
+    with PoseEstimator(half, score_threshold=0.01) as estimate:
+        assert len(estimate(np.load(GOLDEN / "frames.npz")["frames"][0])) > 0
+
+
+def test_thresholds_stay_inputs_and_finished_people_keep_the_second_one(tmp_path: Path) -> None:
+    artifact = imported("yolo26n-pose-people", tmp_path)
+    frame = np.load(GOLDEN / "frames.npz")["frames"][0]
+    with PoseEstimator(artifact, score_threshold=0.25) as estimate:
+        many = len(estimate(frame))
+        assert many == int(np.load(GOLDEN / "yolo26n-pose.npz")["counts"][0])
+        estimate.score_threshold = float(np.sort(estimate(frame).scores)[-3]) - 1e-6
+        assert len(estimate(frame)) == 3
+        estimate.score_threshold, estimate.iou_threshold = 0.25, 0.01
+        assert len(estimate(frame)) == many
+    assert [value.name for value in onnx.load(artifact).graph.input] == ["images", "score_threshold", "iou_threshold"]
+
+
+def test_what_is_fixed_stays_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = unpacked("yolov8n-pose-fixed", tmp_path)
+    for words, said in (
+        (("--imgsz", 64, 64), "--imgsz (64, 64): the source is fixed to (96, 96)"),
+        (("--output", source), "is the file of --weights"),
+        (("--layout", "yolov5"), "is not of the layout yolov5"),
+    ):
+        assert main([str(word) for word in ("--weights", source, *words)]) in (1, 2)
+        assert said in capsys.readouterr().err
+    assert main(["--weights", str(source), "--limit", "1"]) == 0
+    assert (tmp_path / "yolov8n-pose-fixed-yolopose.onnx").exists()
+    assert main(["--weights", str(tmp_path / "yolov8n-pose-fixed-yolopose.onnx")]) == 1
+    assert "is an artifact already" in capsys.readouterr().err
