@@ -46,7 +46,8 @@ class SourceReference(ReferenceEstimator):
         layout = self.layout
         if layout.features_axis == 1:
             outputs = [output.T for output in outputs]
-        rows = np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
+        flat = [output.reshape(len(output), int(np.prod(output.shape[1:]))) for output in outputs]  # perhaps no row
+        rows = np.concatenate(flat, axis=1)
         boxes = rows[:, :4]
         if layout.box == "xywh":
             half = boxes[:, 2:] / 2

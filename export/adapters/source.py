@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, version_converter
+from onnx.external_data_helper import load_external_data_for_model
 
 from yolopose.runtime.contract import METADATA_KEY
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
@@ -72,15 +73,17 @@ def read_source(path: Path) -> Source:
 def _load(path: Path) -> tuple[bytes, onnx.ModelProto]:
     try:
         content = path.read_bytes()
-        model = onnx.load(str(path))
-    except FileNotFoundError as error:
-        if not path.exists():
-            raise CheckpointError(f"cannot read {path}: no such file") from error
+        model = onnx.load_from_string(content)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except Exception as error:  # protobuf's own
+        raise CheckpointError(f"cannot read {path} as ONNX: {error}") from error
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx's own
         raise CheckpointError(
             f"{path} keeps its weights in another file, which is not beside it ({error}): copy both"
         ) from error
-    except Exception as error:  # protobuf's and onnx's own
-        raise CheckpointError(f"cannot read {path} as ONNX: {error}") from error
     if not model.graph.node:
         raise CheckpointError(f"{path} is no ONNX file, or an empty one")
     return content, model

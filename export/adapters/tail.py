@@ -49,8 +49,8 @@ class Tail(nn.Module):
         return people_of(candidates, people, boxes, labels, keypoints, self.nms)
 
     def _features(self, outputs: list[Tensor]) -> Tensor:
-        """(B, F, N)."""
-        rows = [output[None] if output.dim() == 2 else output for output in outputs]
+        """(B, F, N). A list of people may be empty, and nothing is gathered from nothing: it gets a row of zeros."""
+        rows = [nn.functional.pad(output, (0, 0, 0, 1))[None] if output.dim() == 2 else output for output in outputs]
         rows = [output.flatten(2) if output.dim() == 4 else output for output in rows]
         whole = torch.cat(rows, dim=self.layout.features_axis) if len(rows) > 1 else rows[0]
         return whole if self.layout.features_axis == 1 else whole.transpose(1, 2)
@@ -65,7 +65,8 @@ class Tail(nn.Module):
     def _all(self, candidates: Candidates, iou_threshold: Tensor) -> Survivors:
         """The M best rows, all of them people already. The IoU threshold decides nothing, and stays an input: no legal
         one is below 0."""
-        rows = torch.arange(self.nms.max_people, device=candidates.scores.device).expand(len(candidates.scores), -1)
+        images = candidates.scores.shape[0]  # len() would fix the batch of the example
+        rows = torch.arange(self.nms.max_people, device=candidates.scores.device).expand(images, -1)
         scores, valid = candidates.scores[:, : self.nms.max_people], candidates.valid[:, : self.nms.max_people]
         return Survivors(
             scores=scores.clamp(min=0.0),

@@ -110,5 +110,5 @@ class ReferenceEstimator:
     def threshold_for(self, candidates: int, images: Sequence[np.ndarray]) -> float:
         """The score that about ``candidates`` anchors an image exceed (median over ``images``)."""
         best = [self.predict(image)[0].scores.amax(dim=2)[0] for image in images]
-        ranked = [float(scores.topk(min(candidates + 1, len(scores))).values[-1]) for scores in best]
-        return float(np.median(ranked))
+        ranked = [float(scores.topk(min(candidates + 1, len(scores))).values[-1]) for scores in best if len(scores)]
+        return float(np.median(ranked)) if ranked else self.score_threshold
