@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a checkpoint (docs/weights.md), the demo network, or a pose network that others exported as .onnx; "
         "for engines also an .onnx of ours",
     )
+    add("--explain", action="store_true", help="say what the file is and what would be made of it, and make nothing")
     add("--layout", metavar="NAME", help="what the outputs of an .onnx of others mean, where it is not recognised")
     add(
         "--skeleton",
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def _config(arguments: argparse.Namespace) -> ExportConfig:
     from .onnx_export import ShapeConfig
     from .pipeline import ExportConfig
-    from .quantization.build import Int8Config
+    from .quantization.plan import Int8Config
 
     if arguments.int8 and arguments.fp16:
         raise ValueError("--int8 and --fp16 exclude each other: a file has one precision")
@@ -209,8 +210,11 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.target == "openvino" and find_spec("openvino") is None:
         raise BackendUnavailable('int8 for OpenVINO is judged by running it: pip install "yolopose[openvino]"')
     config = _config(arguments)
-    from .pipeline import export_artifact, export_engine
+    from .pipeline import explain, export_artifact, export_engine
 
+    if arguments.explain:
+        lines = explain(config, console.say)
+        return console.result({"explanation": lines}, "\n".join(lines))
     if arguments.format == "engine":
         plan = None if arguments.output is None or config.output == arguments.output else arguments.output
         engine = partial(engine_config, arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,17 +29,19 @@ from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
 from .adapters.subject import foreign_subject
+from .config import ExportConfig, output_path
 from .engine import build_engine, import_tensorrt
 from .engine_options import EngineConfig
+from .explain import explained
 from .graph_run import letterboxed
 from .images import ExportImages, export_images
 from .onnx_export import onnx_from_net
 from .passes import embed_contract, graph_sha256, simplify
 from .precision import out_of_range, rounded_to_float16, to_float16
-from .quantization.build import CALIBRATION, Int8Config, Shares, kept_layers, share_out, to_int8
+from .quantization.build import CALIBRATION, Shares, kept_layers, share_out, to_int8
 from .quantization.report import write_sensitivity
 from .quantization.search import shortfall
-from .shapes import ShapeConfig, input_info
+from .shapes import input_info
 from .subject import Subject, contract_of
 from .verify import Progress, Verification, verify
 
@@ -51,27 +53,6 @@ NEVER_REDUCED = ("prediction convolutions", "decode", "nms")
 
 
 @dataclass(frozen=True)
-class ExportConfig:
-    """What to make of ``weights``. ``size``: best square size of a dynamic file in pixels, None: the network's own."""
-
-    weights: str
-    skeleton: Skeleton | None = None
-    layout: str | None = None  # of an .onnx of others; None: as it is recognised
-    output: Path | None = None
-    fp16: bool = False
-    int8: Int8Config | None = None
-    size: int | None = None
-    shape: ShapeConfig = field(default_factory=ShapeConfig)
-    nms: NmsInfo = field(default_factory=NmsInfo)
-    data: Path | None = None
-    images: Path | None = None
-    calibration: Path | None = None
-    limit: int | None = None
-    max_ap_drop: float = 0.5
-    allow_unverified: bool = False
-
-
-@dataclass(frozen=True)
 class Exported:
     """The artifact and what was found out about it."""
 
@@ -80,24 +61,6 @@ class Exported:
     verification: Verification | None  # None: this run compared nothing, the contract says what is known
     source: str  # which images it was verified on
     steps: tuple[str, ...]
-
-
-def output_path(config: ExportConfig) -> Path:
-    """Where the artifact goes: ``--output`` as a file or folder, else beside the weights (the demo's: here)."""
-    weights = Path(config.weights)
-    precision = f"-int8-{config.int8.target}" if config.int8 else "-fp16" if config.fp16 else ""
-    # What others exported keeps its name, and its file.
-    taken_up = "-yolopose" if weights.suffix.lower() == ".onnx" and not precision else ""
-    name = f"{weights.stem}{precision}{taken_up}.onnx"
-    if config.output is None:
-        return weights.with_name(name)
-    if config.output.suffix == ".onnx":
-        if config.output.resolve() == weights.resolve():
-            raise ValueError(f"--output {config.output} is the file of --weights: give another name")
-        return config.output
-    if config.output.suffix and not config.output.is_dir():
-        raise ValueError(f"--output {config.output} must end in .onnx, or be a folder")
-    return config.output / name
 
 
 def export_artifact(config: ExportConfig, say: Say, progress: Progress) -> Exported:
@@ -133,6 +96,14 @@ def export_engine(
     done = f"TensorRT {trt.__version__}, {gpu.name}: " + ("built" if fresh else "up to date")
     judged = results[0] if results else None
     return Exported(target, read_contract(target), judged, exported.source, (*exported.steps, done))
+
+
+def explain(config: ExportConfig, say: Say) -> list[str]:
+    """What would be done, in ten lines; nothing is written."""
+    subject = _subject(config, say)
+    given = input_info(subject.input, config.size, subject.shape_for(config.shape))
+    precision = f"int8 for {config.int8.target}" if config.int8 else "float16" if config.fp16 else "float32"
+    return explained(subject, given, subject.settle(config.nms), precision, output_path(config))
 
 
 def net_subject(net: PoseNet) -> Subject:

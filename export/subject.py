@@ -33,6 +33,8 @@ class Subject:
     reference: Callable[[NmsInfo, tuple[int, int]], ReferenceEstimator]
     settle: Callable[[NmsInfo], NmsInfo]  # what of the asked suppression applies
     shape: ShapeConfig = field(default_factory=ShapeConfig)
+    foreign: bool = False  # taken up from a file of others
+    finished: bool = False  # its NMS, or a head that needs none, is inside
 
     def shape_for(self, asked: ShapeConfig) -> ShapeConfig:
         """Raises ValueError where other sizes are asked than the source is fixed to."""

@@ -57,6 +57,8 @@ def foreign_subject(
         reference=partial(SourceReference, source, layout),
         settle=partial(settled, layout=layout),
         shape=ShapeConfig(fixed, batch),
+        foreign=True,
+        finished=layout.finished,
     )
 
 

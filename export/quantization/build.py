@@ -21,7 +21,7 @@ from .calibration import collect
 from .cost import element_counts, keeping_order
 from .journal import Journal
 from .layers import find_body
-from .plan import Plan, Target, make_plan, tensors_to_sample
+from .plan import Int8Config, Plan, make_plan, tensors_to_sample
 from .qdq import quantize
 from .search import Found, Progress, rank, search
 from .trials import Trials
@@ -29,13 +29,6 @@ from .trials import Trials
 CALIBRATION = 64  # images
 MIN_SHARE = 16  # images that calibration, search and report need each
 MOST_SEARCHED = 256
-
-
-@dataclass(frozen=True)
-class Int8Config:
-    target: Target
-    search_minutes: float = 10.0  # for the ranking of layers and the search together
-    seed: int = 0
 
 
 @dataclass(frozen=True)

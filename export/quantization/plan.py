@@ -17,6 +17,13 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 @dataclass(frozen=True)
+class Int8Config:
+    target: Target
+    search_minutes: float = 10.0  # for the ranking of layers and the search together
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """``kept``: names of layers that stay float32. ``choices``: of every tensor that may be rounded."""
 

@@ -64,7 +64,7 @@ def test_people_are_those_of_ultralytics(name: str, batches: tuple[int, ...], fa
         assert contract.input.height == Range(96, 96, 96)
 
 
-def test_float16_and_int8_of_an_imported_network(tmp_path: Path) -> None:
+def test_float16_of_an_imported_network(tmp_path: Path) -> None:
     """The prediction convolutions are found behind Ultralytics' expectation over distances, and stay float32."""
     half = imported("yolov8n-pose-fixed", tmp_path, "--fp16")
     graph = onnx.load(half).graph
@@ -102,3 +102,25 @@ def test_what_is_fixed_stays_so(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "yolov8n-pose-fixed-yolopose.onnx").exists()
     assert main(["--weights", str(tmp_path / "yolov8n-pose-fixed-yolopose.onnx")]) == 1
     assert "is an artifact already" in capsys.readouterr().err
+
+
+def test_explain_says_what_would_be_made_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = unpacked("yolov8n-pose-fixed", tmp_path)
+    assert main(["--weights", str(source), "--explain", "--fp16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert "ultralytics layout, 17 keypoints" in lines[0]
+    assert "RGB, bytes times 0.003922, letterboxed on grey 114, padded center" in lines[3]
+    assert "ours, in the graph: 300 candidates, 12 rounds, 100 people" in lines[4]
+    assert "float16, verified against the file itself" in lines[5]
+    assert "height 96 only, width 96 only" in lines[6]
+    assert "batch 1 to 64" in lines[7]
+    assert lines[9].endswith(
+        "yolov8n-pose-fixed-fp16.onnx; licence of the weights: AGPL-3.0 License (https://ultralytics.com/license)"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["yolov8n-pose-fixed.onnx"]
+    assert main(["--weights", "demo", "--explain", "--json"]) == 0
+    assert "verified against PyTorch" in capsys.readouterr().out
+    finished = unpacked("yolo26n-pose-people", tmp_path)
+    assert main(["--weights", str(finished), "--explain"]) == 0
+    assert "none of ours: people come finished" in capsys.readouterr().out
