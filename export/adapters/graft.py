@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, compose, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 
 from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 
@@ -28,6 +28,7 @@ def graft(source: Source, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> o
     front.CopyFrom(source.model)
     front = compose.add_prefix(clean(front), _SOURCE)  # its names may be ours: images, scores, ...
     _sums_for_expectations(front.graph)
+    _splits_before_gathers(front)
     _enter(front.graph, f"{_SOURCE}{source.input}", layout, shape)
     tail = _tail(source, layout, nms, shape.batch)
     pairs = [(f"{_SOURCE}{name}", f"{_PREFIX}output{i}") for i, name in enumerate(layout.outputs)]
@@ -92,6 +93,35 @@ def _sums_for_expectations(graph: onnx.GraphProto) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     drop_unused_initializers(graph)
+
+
+def _splits_before_gathers(model: onnx.ModelProto) -> None:
+    """OpenVINO drops a Slice from 0 on before GatherElements, and then refuses what is left (2026.4): as one part of a
+    Split it stays."""
+    graph = model.graph
+    inferred = shape_inference.infer_shapes(model).graph
+    sizes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in inferred.value_info}
+    gathered = {node.input[0] for node in graph.node if node.op_type == "GatherElements"}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                constants[node.output[0]] = numpy_helper.to_array(attribute.t)
+    for node in graph.node:
+        if node.op_type != "Slice" or node.output[0] not in gathered or len(node.input) < 4:
+            continue
+        starts, ends, axes = (constants.get(name) for name in node.input[1:4])
+        if starts is None or ends is None or axes is None or starts.tolist() != [0] or len(axes) != 1:
+            continue
+        axis, size, taken = int(axes[0]), sizes.get(node.input[0], []), int(ends[0])
+        if not size or not 0 < taken < size[axis]:
+            continue
+        parts = f"{_PREFIX}{node.output[0]}/sizes"
+        graph.initializer.append(numpy_helper.from_array(np.array([taken, size[axis] - taken]), parts))
+        split = helper.make_node(
+            "Split", [node.input[0], parts], [node.output[0], f"{parts}/rest"], node.name, axis=axis
+        )
+        node.CopyFrom(split)
 
 
 def _reverse_first_convolutions(graph: onnx.GraphProto, name: str) -> bool:

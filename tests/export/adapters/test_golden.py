@@ -64,6 +64,18 @@ def test_people_are_those_of_ultralytics(name: str, batches: tuple[int, ...], fa
         assert contract.input.height == Range(96, 96, 96)
 
 
+@pytest.mark.parametrize("name", ["yolov8n-pose-fixed", "yolo11n-pose-dynamic", "yolo26n-pose-people"])
+def test_every_engine_takes_what_was_imported(name: str, tmp_path: Path) -> None:
+    artifact = imported(name, tmp_path)
+    frames = np.load(GOLDEN / "frames.npz")["frames"]
+    with PoseEstimator(artifact, "onnxruntime") as one, PoseEstimator(artifact, "openvino") as other:
+        for frame in frames:
+            a, b = one(frame), other(frame)
+            assert len(a) == len(b) > 0
+            np.testing.assert_allclose(a.keypoints, b.keypoints, atol=0.05)
+            np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+
+
 def test_float16_of_an_imported_network(tmp_path: Path) -> None:
     """The prediction convolutions are found behind Ultralytics' expectation over distances, and stay float32."""
     half = imported("yolov8n-pose-fixed", tmp_path, "--fp16")
