@@ -36,8 +36,8 @@ demo: $(READY)
 	$(BIN)/yolopose-run demo/demo.onnx --source demo/scenes/images --output demo/people
 	@echo "Pictures: demo/people. With photographs: yolopose-run demo/demo.onnx --source photographs/ --output people/"
 
-# Two processes: with every engine and PyTorch in one, starting a subprocess after OpenVINO's tests ended in a
-# segmentation fault, twice in two runs; apart both pass.
+# The runtime's tests apart, and alone, because some of them look at times and memory: with every engine and PyTorch in
+# one process, starting a subprocess after OpenVINO's tests ended in a segmentation fault, twice in two runs.
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" --ignore=tests/runtime
 	$(BIN)/python -m pytest -m "not slow and not gpu" tests/runtime

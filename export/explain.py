@@ -22,7 +22,6 @@ def explained(subject: Subject, given: InputInfo, nms: NmsInfo, precision: str, 
         + (", each class by itself" if nms.class_aware else "")
     )
     rows, points = f"(batch, {nms.max_people}", skeleton.num_keypoints
-    judge = "the file itself" if subject.foreign else "PyTorch"
     letterbox = f"letterboxed on grey {spec.pad_value}, padded {spec.pad_side}"
     thresholds = f"score and IoU threshold of each image, by default {nms.score_threshold:g} and {nms.iou_threshold:g}"
     return [
@@ -31,7 +30,7 @@ def explained(subject: Subject, given: InputInfo, nms: NmsInfo, precision: str, 
         f"keypoints: {points} ({skeleton.name}), each with x, y and a score",
         f"wants:     {spec.channel_order.upper()}, {values}, {letterbox}",
         f"NMS:       {suppression}",
-        f"precision: {precision}, verified against {judge}",
+        f"precision: {precision}, verified against {subject.witness}",
         f"takes:     images uint8 (batch, height, width, 3) BGR; height {given.height}, width {given.width}",
         f"           batch {given.batch}; {thresholds}",
         f"gives:     boxes {rows}, 4), scores, labels, keypoints {rows}, {points}, 3), num_people, flags",

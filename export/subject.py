@@ -36,6 +36,11 @@ class Subject:
     foreign: bool = False  # taken up from a file of others
     finished: bool = False  # its NMS, or a head that needs none, is inside
 
+    @property
+    def witness(self) -> str:
+        """What it is compared with, in words."""
+        return "the file itself" if self.foreign else "PyTorch"
+
     def shape_for(self, asked: ShapeConfig) -> ShapeConfig:
         """Raises ValueError where other sizes are asked than the source is fixed to."""
         fixed = self.shape

@@ -90,7 +90,9 @@ def verify(
         before = _matches(_run_reference(reference, images, progress), images, subject.skeleton)
         after = _matches(run_artifact(AP_SCORE), images, subject.skeleton)
         ap = ap_difference(before, after)
-    verdict, reason = judge(report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop)
+    verdict, reason = judge(
+        report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop, witness=subject.witness
+    )
     info = ParityInfo(
         verdict=verdict,
         images=report.images,
@@ -144,7 +146,13 @@ def _worst_by_labels(ap: APDifference, images: ExportImages) -> str | None:
 
 
 def judge(
-    report: ParityReport, *, exact: bool, lowered: bool, ap: APDifference | None, max_ap_drop: float
+    report: ParityReport,
+    *,
+    exact: bool,
+    lowered: bool,
+    ap: APDifference | None,
+    max_ap_drop: float,
+    witness: str = "PyTorch",
 ) -> tuple[str, str]:
     """Verdict and the sentence that explains it.
 
@@ -161,20 +169,20 @@ def judge(
             )
     if lowered or report.people < MIN_PEOPLE:
         return "unverified", (
-            f"PyTorch finds fewer than {MIN_PEOPLE} people on these images at the default score threshold, too few to "
-            "judge by: name images with people by --images"
+            f"{witness} finds fewer than {MIN_PEOPLE} people on these images at the default score threshold, too few "
+            "to judge by: name images with people by --images"
         )
     if exact:
-        return "passed", f"the same {report.matched} people as PyTorch up to rounding"
+        return "passed", f"the same {report.matched} people as {witness} up to rounding"
     if ap is not None:
         if ap.before < MIN_AP:
             own = f"{100 * ap.before:.2f}"
-            return "unverified", f"PyTorch's own keypoint AP on these labels is {own}: there is nothing to lose"
+            return "unverified", f"{witness}'s own keypoint AP on these labels is {own}: there is nothing to lose"
         verdict = "passed" if -100 * ap.difference <= max_ap_drop else "failed"
         return verdict, f"keypoint AP {ap.in_points()}, {max_ap_drop:g} points may be lost"
     share, oks = lost / report.people, report.mean_oks or 0.0
     verdict = "passed" if oks >= MIN_OKS and share <= MAX_LOST else "failed"
     return verdict, (
-        f"mean OKS with PyTorch {oks:.4f} (at least {MIN_OKS}), {lost} of {report.people} people differ "
+        f"mean OKS with {witness} {oks:.4f} (at least {MIN_OKS}), {lost} of {report.people} people differ "
         f"(at most {MAX_LOST:.0%})"
     )

@@ -84,6 +84,9 @@ def test_float16_of_an_imported_network(tmp_path: Path) -> None:
     kept = [node for node in graph.node if node.op_type == "Conv" and weights[node.input[1]] == onnx.TensorProto.FLOAT]
     assert len(kept) == 9  # box, class and keypoints on three levels
     assert sum(node.op_type == "Conv" for node in graph.node) == 72  # 73, of which one was the expectation
+    parity = read_contract(half).parity
+    assert parity is not None
+    assert parity.verdict in ("passed", "unverified")
     with PoseEstimator(half, score_threshold=0.01) as estimate:
         assert len(estimate(np.load(GOLDEN / "frames.npz")["frames"][0])) > 0
 
