@@ -48,6 +48,7 @@ def test_people_are_those_of_ultralytics(name: str, batches: tuple[int, ...], fa
     for batch in batches:
         found = compare(artifact, frames, expected, batch)
         assert found["people"] >= 20
+        assert found["unsettled"] == 0
         assert found["matched"] + found["borderline"] == found["people"]
         assert (found["missing"], found["extra"]) == (0, 0)
         assert found["max_px"] <= 0.05
