@@ -39,7 +39,7 @@ demo: $(READY)
 # The runtime's tests apart, and alone, because some of them look at times and memory: with every engine and PyTorch in
 # one process, starting a subprocess after OpenVINO's tests ended in a segmentation fault, twice in two runs.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" --ignore=tests/runtime
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" --ignore=tests/runtime
 	$(BIN)/python -m pytest -m "not slow and not gpu" tests/runtime
 
 test-slow: $(READY)

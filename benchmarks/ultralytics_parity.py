@@ -77,8 +77,10 @@ def people_of_artifact(artifact: Path, frames: np.ndarray, batch: int) -> Iterat
 
 
 def compare(artifact: Path, frames: np.ndarray, expected: Sequence[PoseResult], batch: int) -> dict[str, Any]:
-    """People matched, missing, extra, at a threshold, and the largest deviation in pixels and score. ``unsettled``: frames
-    left out, of which the artifact itself says that its rounds of suppression did not settle."""
+    """People matched, missing, extra, at a threshold, and the largest deviation in pixels and score.
+
+    ``unsettled``: frames left out, of which the artifact itself says that its rounds of suppression did not settle.
+    """
     from yolopose.export.parity import compare_people
 
     found = list(people_of_artifact(artifact, frames, batch))
@@ -117,12 +119,15 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
             taken = exported.contract.input.batch
             for batch in (batch for batch in (1, 8) if batch in taken):
                 table.append({"file": source.name, "batch": batch, **compare(exported.path, frames, expected, batch)})
-    lines = [
-        f"{row['file']} batch {row['batch']}: {row['matched']} of {row['people']} people, {row['missing']} missing, "
-        f"{row['extra']} extra, {row['borderline']} at a threshold; at most {row['max_px']:.3g} px; {row['unsettled']} frames unsettled"
-        for row in table
-    ]
-    console.result({"frames": list(frames.shape), "comparisons": table}, "\n".join(lines))
+    console.result({"frames": list(frames.shape), "comparisons": table}, "\n".join(map(_line, table)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    counts = ", ".join(f"{row[name]} {name}" for name in ("missing", "extra", "borderline", "unsettled"))
+    return (
+        f"{row['file']} batch {row['batch']}: {row['matched']} of {row['people']} people, {counts}; "
+        f"at most {row['max_px']:.3g} px"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

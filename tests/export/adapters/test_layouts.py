@@ -93,7 +93,8 @@ def test_dense_rows_come_back_as_the_same_people(
     checkpoints: Path, photographs: list[Path], tmp_path: Path, checkpoint: str, layout: str, size: int
 ) -> None:
     net = yolopose.load(checkpoints / checkpoint)
-    source = written(Rows(net, layout == "yolox"), tmp_path / "rows.onnx", size, ("output",))
+    dynamic = "edgeai" in checkpoint  # the others are fixed to one image, by constants that do not open
+    source = written(Rows(net, layout == "yolox"), tmp_path / "rows.onnx", size, ("output",), dynamic)
     artifact = tmp_path / "imported.onnx"
     images = photographs_of(tmp_path / "images", photographs)
     words = ["--weights", source, "--output", artifact, "--images", images, "--candidates", 400]
@@ -102,7 +103,7 @@ def test_dense_rows_come_back_as_the_same_people(
     assert (contract.model.family, contract.input.height, contract.input.batch) == (
         layout,
         Range(size, size, size),
-        Range(1, 1, 64),
+        Range(1, 1, 64) if dynamic else Range(1, 1, 1),
     )
     if layout == "yolox":
         return
