@@ -9,6 +9,7 @@ import pytest
 
 import yolopose
 from yolopose.export.images import export_images
+from yolopose.export.pipeline import net_subject
 from yolopose.export.verify import Verification, verify
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,7 @@ def silent(items: Iterable[int], total: int, label: str) -> Iterable[int]:
 def verified(artifact: Path, checkpoint: Path, data: Path | None, images: Path, *, exact: bool) -> Verification:
     net = yolopose.load(checkpoint)
     chosen = export_images(data, images, net.skeleton, 0)
-    return verify(artifact, net, chosen, exact=exact, max_ap_drop=0.1, progress=silent)
+    return verify(artifact, net_subject(net), chosen, exact=exact, max_ap_drop=0.1, progress=silent)
 
 
 @pytest.mark.parametrize("folder", ["lspet", "coco-mini"])

@@ -13,6 +13,7 @@ import yolopose
 from yolopose.bootstrap import APDifference
 from yolopose.export.images import export_images
 from yolopose.export.parity import ParityReport
+from yolopose.export.pipeline import net_subject
 from yolopose.export.verify import judge, verify
 from yolopose.runtime.errors import DataError, SourceError
 from yolopose.runtime.images import evenly
@@ -94,7 +95,9 @@ def test_labels_give_an_interval_and_a_worst_image(
 ) -> None:
     net, folder = yolopose.load(trained_checkpoint), data_dir / "lspet"
     images = export_images(folder / "val.json", folder / "images", net.skeleton, 24)
-    result = verify(trained_artifact_fp16, net, images, exact=False, max_ap_drop=0.5, progress=lambda items, *_: items)
+    result = verify(
+        trained_artifact_fp16, net_subject(net), images, exact=False, max_ap_drop=0.5, progress=lambda items, *_: items
+    )
     info, ap = result.info, result.ap
     assert ap is not None
     assert ap.interval is not None
