@@ -43,7 +43,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not gpu" tests/runtime
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
