@@ -243,6 +243,9 @@ def _engine_of_artifact(arguments: argparse.Namespace, console: Console) -> None
     from .engine_refit import refit_engine
 
     artifact = Path(arguments.weights)
+    for flag in ("explain", "fp16", "int8", "layout", "imgsz", "data", "images"):
+        if getattr(arguments, flag) not in (None, False):
+            raise ValueError(f"--{flag} is for weights: {artifact} is an artifact already, and a plan is what it is")
     contract = read_contract(artifact)
     config = engine_config(arguments, contract.input)
     plan = plan_path(artifact, arguments.output)

@@ -135,11 +135,12 @@ def _up_to_date(plan: Path, wanted: dict[str, Any]) -> tuple[bytes | None, Parit
         contract = read_contract(plan)
         engine = engine_section(plan, contract)
         content = read_plan(plan, engine, with_weights=False)
+        gpu = engine.section("gpu").values
     except (ArtifactError, ValueError):  # none, or not whole: the plan is built anew
         return None, None
     # The version of CUDA that is told is that of cuda-python, which may change without the plan.
-    found, new = ({**fields, "gpu": dict(fields.get("gpu") or {}, cuda="")} for fields in (engine.values, wanted))
-    same = {name: found.get(name) for name in new} == json.loads(json.dumps(new))
+    new = json.loads(json.dumps(wanted | {"gpu": wanted["gpu"] | {"cuda": gpu.get("cuda")}}))
+    same = {name: engine.values.get(name) for name in new} == new
     return (content, contract.parity) if same else (None, None)
 
 

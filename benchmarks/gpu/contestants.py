@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,19 +38,8 @@ def time_contestant(task: GpuTask) -> dict[str, Any]:
     name, _, precision = task.backend.partition(":")
     in_torch = name.startswith("torch")
     found = _in_torch(task, name, precision, inputs) if in_torch else _in_estimator(task, inputs)
-    watch = Stopwatch()
-
-    def turn(name: str, run: Run) -> Callable[[int], None]:
-        def once(i: int) -> None:
-            watch.start()
-            run()
-            watch.lap(name)
-
-        return once
-
-    turns = [turn("infer", found.infer), *([turn("bare", found.bare)] if found.bare else [])]
-    take_turns(turns, watch, task.iterations, task.warmup)
-    return {"samples_ms": watch.samples_ms, "version": found.version}
+    runs = {"infer": found.infer} | ({"bare": found.bare} if found.bare else {})
+    return {"samples_ms": _samples(runs, task), "version": found.version}
 
 
 def time_tail(task: GpuTask) -> dict[str, Any]:
@@ -65,22 +55,32 @@ def time_tail(task: GpuTask) -> dict[str, Any]:
     deployed = DeployedNet(load(task.weights), contract.nms).eval().to(device)
     network = BareNet(load(task.weights)).eval().to(device)
     pixels = images.permute(0, 3, 1, 2).float().contiguous()
-    watch = Stopwatch()
 
-    def turn(name: str, run: Run) -> Callable[[int], None]:
-        def once(i: int) -> None:
-            watch.start()
+    def finished(run: Run) -> Run:
+        def once() -> None:
             run()
             _wait(device)
-            watch.lap(name)
 
         return once
 
     with torch.inference_mode():
         whole = _repeated(lambda: deployed(images, *thresholds), device)[0]
         bare = _repeated(lambda: network(pixels), device)[0]
-        take_turns([turn("deployed", whole), turn("network", bare)], watch, task.iterations, task.warmup)
-    return {"samples_ms": watch.samples_ms, "version": torch.__version__}
+        samples_ms = _samples({"deployed": finished(whole), "network": finished(bare)}, task)
+    return {"samples_ms": samples_ms, "version": torch.__version__}
+
+
+def _samples(runs: dict[str, Run], task: GpuTask) -> dict[str, list[float]]:
+    """Of each run, taking turns, in ms."""
+    watch = Stopwatch()
+
+    def once(i: int, name: str) -> None:
+        watch.start()
+        runs[name]()
+        watch.lap(name)
+
+    take_turns([partial(once, name=name) for name in runs], watch, task.iterations, task.warmup)
+    return watch.samples_ms
 
 
 def _inputs(task: GpuTask) -> Inputs:

@@ -32,10 +32,6 @@ class Layout:
     label: int | None = None
     finished: bool = False  # NMS, or a head that needs none, is inside
 
-    @property
-    def multiple(self) -> int:
-        return self.input.multiple
-
 
 def anchors(shape_hw: tuple[int, int], strides: tuple[int, ...]) -> int:
     """Cells of all levels."""

@@ -138,16 +138,12 @@ def _load(path: Path, plan: bytes, contract: Contract, shape_hw: tuple[int, int]
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     dtypes = {name: _dtype(engine.get_tensor_dtype(name)) for name in names}
     given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    check_inputs(path, {name: dtypes[name] for name in INPUT_NAMES if name in given} | _others(given, dtypes))
+    check_inputs(path, {name: dtypes[name] for name in given})
     shapes = {name: tuple(engine.get_tensor_shape(name))[1:] for name in names}
     check_outputs(path, contract, {name: (shapes[name], dtypes[name]) for name in names if name not in given})
     shapes |= {INPUT_NAMES[0]: (*shape_hw, 3), INPUT_NAMES[1]: (1,), INPUT_NAMES[2]: (1,)}
     rows = {name: (shapes[name], np.dtype(dtypes[name])) for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
     return Loaded(trt, runtime, engine, _profiles(path, engine, shape_hw), rows, log.told)
-
-
-def _others(given: list[str], dtypes: dict[str, str]) -> dict[str, str]:
-    return {name: dtypes[name] for name in given if name not in INPUT_NAMES}
 
 
 def _profiles(path: Path, engine: Any, shape_hw: tuple[int, int]) -> list[Profile]:

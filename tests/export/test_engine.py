@@ -99,6 +99,11 @@ def test_it_is_built_again_only_when_something_changed(artifact: Path, tmp_path:
     assert not built("11.4.0.106", batch=2)
     (tmp_path / "tiny.engine.json").write_text("{", encoding="utf-8")
     assert built("11.4.0.106", batch=2)
+    sidecar = tmp_path / "tiny.engine.json"
+    document = json.loads(sidecar.read_text(encoding="utf-8"))
+    document["engine"]["gpu"] = "damaged"
+    sidecar.write_text(json.dumps(document), encoding="utf-8")
+    assert built("11.4.0.106", batch=2)
     plan.write_bytes(plan.read_bytes()[:-1])
     assert built("11.4.0.106", batch=2)
     plan.unlink()

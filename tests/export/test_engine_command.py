@@ -222,6 +222,8 @@ def test_profiles_that_cannot_be(text: str, said: str) -> None:
         (("--format", "engine", "--output", "a.plan"), 2, "must end in .engine or .trt"),
         (("--format", "engine", "--profile", "3"), 2, "batch 3 is not one that the artifact takes: 2 only"),
         (("--format", "engine", "--weights", "none.onnx"), 1, "none.onnx"),
+        (("--format", "engine", "--fp16"), 2, "--fp16 is for weights"),
+        (("--format", "engine", "--explain"), 2, "--explain is for weights"),
         (("--format", "engine", "--refit", "none.engine"), 1, "none.engine"),
     ],
 )
