@@ -67,7 +67,9 @@ def test_a_dot_and_its_keypoint_move_alike(
     assume(len(warped))
     x, y, v = warped.keypoints[0, 0]
     assume(v > 0 and 9 < x < 71 and 9 < y < 81)
-    np.testing.assert_allclose(centre_of(warped.image), (x, y), atol=0.2)
+    # Five pixels sampled at three places weigh more or less than they are: up to 0.203 px at 0.6, 0.12 px above 0.75
+    # (40,000 random maps). A convention off by half a pixel would be off by 0.5 at 2.
+    np.testing.assert_allclose(centre_of(warped.image), (x, y), atol=0.25 if scale < 0.75 else 0.15)
     np.testing.assert_allclose(matrix[:, :2] @ (column + 0.5, row + 0.5) + matrix[:, 2], (x, y), atol=1e-4)
 
 
