@@ -28,7 +28,7 @@ from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
 from yolopose.runtime.skeleton import COCO_17
 
 SCRIPT = Path(__file__).with_name("ultralytics_results.py")
-VARIANTS = ("dynamic", "fixed", "people")
+VARIANTS = (".pt", "-dynamic.onnx", "-fixed.onnx", "-people.onnx")
 SCORE, IOU = 0.25, 0.65
 
 
@@ -89,6 +89,31 @@ def compare(artifact: Path, frames: np.ndarray, expected: Sequence[PoseResult], 
     return {"unsettled": len(found) - len(pairs), **asdict(report)}
 
 
+def forward_deviation(checkpoint: Path, frame: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
+    """Largest differences of coordinates and of scores between our forward pass and Ultralytics' ``raw``, of a frame.
+
+    raw: (4 + 1 + 3K, N) of all anchors with boxes as centre and size, or (R, 6 + 3K), people by falling score.
+    """
+    import yolopose
+    from yolopose.deploy.reference import ReferenceEstimator
+
+    net = yolopose.load(checkpoint)
+    found, _ = ReferenceEstimator(net, shape_hw=frame.shape[:2]).predict(frame)
+    boxes, scores, xy, seen = (part[0].numpy().astype(np.float64) for part in found)
+    points = np.concatenate((xy, seen[..., None]), axis=2)
+    if net.one_to_one:
+        same = [abs(boxes - row[:4]).max(axis=1).argmin() for row in raw]  # nearly equal scores may swap places
+        boxes, scores, points = boxes[same], scores[same], points[same]
+        wanted, others = raw[:, :4], raw[:, 4:5]
+    else:
+        raw = raw.T
+        half = raw[:, 2:4] / 2
+        wanted, others = np.concatenate((raw[:, :2] - half, raw[:, :2] + half), axis=1), raw[:, 4:5]
+    theirs = raw[:, -3 * points.shape[1] :].reshape(points.shape)
+    px = max(abs(boxes - wanted).max(), abs(points - theirs)[..., :2].max())
+    return float(px), float(max(abs(scores - others).max(), abs(points - theirs)[..., 2].max()))
+
+
 def _main(arguments: argparse.Namespace, console: Console) -> None:
     from yolopose.export.pipeline import ExportConfig, export_artifact
     from yolopose.runtime.contract import NmsInfo
@@ -103,23 +128,28 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise BackendError(f"Ultralytics failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    table = []
+    table, forwards = [], {}
     for name in arguments.names:
         stored = np.load(folder / f"{name}.npz")
+        forwards[name] = forward_deviation(folder / f"{name}.pt", frames[0], stored["raw"])
         expected = people_of_rows(stored["rows"], stored["counts"])
         for variant in VARIANTS:
-            if "26" in name and variant != "people":
+            if "26" in name and variant in ("-dynamic.onnx", "-fixed.onnx"):
                 continue  # its other head finds other people
-            source = folder / f"{name}-{variant}.onnx"
+            source = folder / f"{name}{variant}"
             # Random weights find more candidates than trained ones, and a head without NMS gives 300 rows.
             most = 300 if "26" in name else 100
             nms = NmsInfo(candidates=2000, max_people=most, score_threshold=SCORE, iou_threshold=IOU)
-            config = ExportConfig(str(source), output=folder / f"{source.stem}-yolopose.onnx", nms=nms, limit=1)
+            config = ExportConfig(str(source), output=folder / f"{source.name}-yolopose.onnx", nms=nms, limit=1)
             exported = export_artifact(config, console.say, lambda items, total, label: items)
             taken = exported.contract.input.batch
             for batch in (batch for batch in (1, 8) if batch in taken):
                 table.append({"file": source.name, "batch": batch, **compare(exported.path, frames, expected, batch)})
-    console.result({"frames": list(frames.shape), "comparisons": table}, "\n".join(map(_line, table)))
+    text = "\n".join(map(_line, table)) + "".join(
+        f"\n{name}.pt: forward pass {px:.2g} px and {score:.2g} of a score from Ultralytics'"
+        for name, (px, score) in forwards.items()
+    )
+    console.result({"frames": list(frames.shape), "comparisons": table, "forwards": forwards}, text)
 
 
 def _line(row: dict[str, Any]) -> str:

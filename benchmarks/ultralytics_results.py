@@ -6,9 +6,10 @@ ours.
 FOLDER/frames.npz holds ``frames`` (n, h, w, 3) uint8 BGR. For each NAME (yolov8n-pose, yolo11n-pose, yolo26n-pose, ...)
 a network with random weights is built from Ultralytics' YAML, its scores raised until people come out, and written as
 NAME.pt, NAME-dynamic.onnx, NAME-fixed.onnx (batch 1, this size), and NAME-people.onnx (its own NMS, or its head without
-any). NAME.npz: the people of each frame by Ultralytics' forward pass and post-processing, rows of x1 y1 x2 y2 score
-class and keypoints, and how many each frame has. --width: of the layers, for small files; --round: weights of three
-bits of mantissa, which pack well, and results of the rounded ONNX instead of the .pt.
+any). NAME.npz: ``raw``, what the forward pass of the .pt gives for the first frame; the people of each frame by that
+and by Ultralytics' post-processing, ``rows`` of x1 y1 x2 y2 score class and keypoints, ``counts`` of them a frame.
+--width: of the layers, for small files; --round: weights of few bits of mantissa, which pack well; NAME-onnx.npz then
+has the people of the ONNX, whose weights are rounded once more.
 Run for comparison only; Ultralytics is AGPL-3.0 and no part of this project.
 """
 
@@ -27,7 +28,7 @@ CANDIDATES = 24  # anchors of a frame that shall exceed the threshold, about
 SCORE, IOU, MOST = 0.25, 0.65, 100
 
 
-def build(name: str, folder: Path, width: float | None, pixels: Any) -> Any:
+def build(name: str, folder: Path, width: float | None, pixels: Any, few_bits: bool) -> Any:
     """A YOLO with random weights that finds "people"."""
     torch, yaml = importlib.import_module("torch"), importlib.import_module("yaml")
     ultralytics = importlib.import_module("ultralytics")
@@ -47,6 +48,8 @@ def build(name: str, folder: Path, width: float | None, pixels: Any) -> Any:
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d) and module.weight.requires_grad:  # not those that are no weights
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if few_bits:
+                module.weight.data = torch.from_numpy(_rounded(module.weight.detach().numpy(), 2))
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.3
     with torch.no_grad():
@@ -90,11 +93,15 @@ def rounded(path: Path) -> None:
     weights = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}  # no anchors, no biases
     for tensor in model.graph.initializer:
         if tensor.name in weights and len(tensor.raw_data) > 1024:
-            values = onnx.numpy_helper.to_array(tensor)
-            mantissa, exponent = np.frexp(values)
-            values = np.ldexp(np.round(mantissa * 16) / 16, exponent).astype(np.float32)
+            values = _rounded(onnx.numpy_helper.to_array(tensor), 4)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(model, path)
+
+
+def _rounded(values: np.ndarray, bits: int) -> np.ndarray:
+    """To ``bits`` of mantissa, the first of which is always set."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent).astype(np.float32)
 
 
 def people_of(raw: Any) -> list[np.ndarray]:
@@ -105,6 +112,14 @@ def people_of(raw: Any) -> list[np.ndarray]:
         return [rows[rows[:, 4] > SCORE].numpy() for rows in raw]
     found = nms.non_max_suppression(raw, SCORE, IOU, nc=1, max_det=MOST)
     return [rows.numpy() for rows in found]
+
+
+def _save(path: Path, raws: list[Any], **more: Any) -> list[int]:
+    """How many people each frame has."""
+    people = [rows for raw in raws for rows in people_of(raw)]
+    counts = [len(rows) for rows in people]
+    np.savez_compressed(path, rows=np.concatenate(people), counts=np.array(counts), **more)
+    return counts
 
 
 def main() -> int:
@@ -124,7 +139,7 @@ def main() -> int:
     pixels = torch.from_numpy(np.ascontiguousarray(frames[..., ::-1].transpose(0, 3, 1, 2))).float() / 255
     shape_hw = frames.shape[1:3]
     for name in arguments.names:
-        yolo = build(name, folder, arguments.width, pixels[:8])
+        yolo = build(name, folder, arguments.width, pixels[:8], arguments.round)
         finished = {"nms": False} if "26" in name else {"nms": True, "conf": SCORE, "iou": IOU, "max_det": MOST}
         yolo.save(folder / f"{name}.pt")
         again = importlib.import_module("ultralytics").YOLO
@@ -133,23 +148,21 @@ def main() -> int:
             exported(again(folder / f"{name}.pt"), folder, f"{name}-fixed.onnx", shape_hw),
             exported(again(folder / f"{name}.pt"), folder, f"{name}-people.onnx", shape_hw, **finished),
         ]
+        net = again(folder / f"{name}.pt").model.float().eval()
+        if "26" in name:
+            net.model[-1].end2end = True
+        with torch.no_grad():
+            outputs = [net(one[None]) for one in pixels]
+        raws = [(out[0] if isinstance(out, list | tuple) else out).numpy() for out in outputs]
+        counts = _save(folder / f"{name}.npz", raws, raw=raws[0][0])
         if arguments.round:
             for file in files:
                 rounded(file)
             sessions = importlib.import_module("onnxruntime").InferenceSession
             session = sessions(str(files[2] if "26" in name else files[0]))
             raws = [session.run(None, {"images": one[None].numpy()})[0] for one in pixels]
-        else:
-            net = again(folder / f"{name}.pt").model.float().eval()
-            if "26" in name:
-                net.model[-1].end2end = True
-            with torch.no_grad():
-                outputs = (net(one[None]) for one in pixels)
-                raws = [(out[0] if isinstance(out, list | tuple) else out).numpy() for out in outputs]
-        people = [rows for raw in raws for rows in people_of(raw)]
-        counts = np.array([len(rows) for rows in people])
-        np.savez_compressed(folder / f"{name}.npz", rows=np.concatenate(people), counts=counts)
-        print(name, "people a frame:", counts.tolist(), flush=True)
+            _save(folder / f"{name}-onnx.npz", raws)
+        print(name, "people a frame:", counts, flush=True)
     return 0
 
 

@@ -16,7 +16,7 @@ def explained(subject: Subject, given: InputInfo, nms: NmsInfo, precision: str, 
     classes = ", ".join(model.classes[:5]) + (f" and {len(model.classes) - 5} more" if len(model.classes) > 5 else "")
     finished = subject.finished
     suppression = (
-        f"none of ours: people come finished, the {nms.max_people} best are kept"
+        f"none of ours: each person comes once, the {nms.max_people} best are kept"
         if finished
         else f"ours, in the graph: {nms.candidates} candidates, {nms.rounds} rounds, {nms.max_people} people"
         + (", each class by itself" if nms.class_aware else "")

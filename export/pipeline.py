@@ -122,7 +122,7 @@ def net_subject(net: PoseNet) -> Subject:
         weights_licence=net.weights_licence,
         build=partial(onnx_from_net, net),
         reference=reference,
-        settle=lambda nms: replace(nms, class_aware=len(net.classes) > 1),
+        finished=net.one_to_one,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -31,15 +31,20 @@ class Subject:
     weights_licence: str | None
     build: Callable[[NmsInfo, ShapeConfig], onnx.ModelProto]
     reference: Callable[[NmsInfo, tuple[int, int]], ReferenceEstimator]
-    settle: Callable[[NmsInfo], NmsInfo]  # what of the asked suppression applies
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     foreign: bool = False  # taken up from a file of others
-    finished: bool = False  # its NMS, or a head that needs none, is inside
+    finished: bool = False  # NMS is inside, or the head needs none
 
     @property
     def witness(self) -> str:
         """What it is compared with, in words."""
         return "the file itself" if self.foreign else "PyTorch"
+
+    def settle(self, nms: NmsInfo) -> NmsInfo:
+        """What of the asked suppression applies; where people come finished, as many candidates as people."""
+        if self.finished:
+            return replace(nms, candidates=nms.max_people, class_aware=False)
+        return replace(nms, class_aware=len(self.model.classes) > 1)
 
     def shape_for(self, asked: ShapeConfig) -> ShapeConfig:
         """Raises ValueError where other sizes are asked than the source is fixed to."""

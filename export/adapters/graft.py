@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,10 +171,3 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
         for values in (node.input, node.output):
             for i, name in enumerate(values):
                 values[i] = names.get(name, name)
-
-
-def settled(nms: NmsInfo, layout: Layout) -> NmsInfo:
-    """NMS of the contract: where people come finished, as many candidates as people, and classes are theirs."""
-    if layout.finished:
-        return replace(nms, candidates=nms.max_people, class_aware=False)
-    return replace(nms, class_aware=layout.num_classes > 1)

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from yolopose.deploy.reference import ReferenceEstimator
+from yolopose.deploy.reference import NO_SUPPRESSION, ReferenceEstimator
 from yolopose.model.pose_net import Predictions
 from yolopose.runtime.contract import NmsInfo
 from yolopose.runtime.letterbox import Placement, as_bgr_image, letterbox
@@ -23,7 +23,7 @@ class SourceReference(ReferenceEstimator):
     def __init__(self, source: Source, layout: Layout, nms: NmsInfo, shape_hw: tuple[int, int]) -> None:
         self.layout, self.shape_hw = layout, shape_hw
         self.score_threshold, self.max_people, self.max_candidates = nms.score_threshold, nms.max_people, nms.candidates
-        self.iou_threshold = 2.0 if layout.finished else nms.iou_threshold  # finished people suppress nobody
+        self.iou_threshold = NO_SUPPRESSION if layout.finished else nms.iou_threshold
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._rows = source.batch or 1

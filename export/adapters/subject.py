@@ -17,7 +17,7 @@ from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton, generic_skeleto
 from ..shapes import ShapeConfig
 from ..subject import Subject
 from .batch import opened
-from .graft import graft, settled
+from .graft import graft
 from .layout import Layout
 from .recognise import recognise
 from .reference import SourceReference
@@ -55,7 +55,6 @@ def foreign_subject(
         weights_licence=_text(source.metadata.get("license")),
         build=build,
         reference=partial(SourceReference, source, layout),
-        settle=partial(settled, layout=layout),
         shape=ShapeConfig(fixed, batch),
         foreign=True,
         finished=layout.finished,

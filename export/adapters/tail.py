@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yolopose.deploy.deployed import People, people_of, take
-from yolopose.deploy.nms import Candidates, Survivors, select_candidates, suppress
+from yolopose.deploy.nms import keep_best, select_candidates, suppress
 from yolopose.runtime.contract import NmsInfo
 
 from .layout import Layout
@@ -41,7 +41,7 @@ class Tail(nn.Module):
         if labels_of_all is not None:
             labels = torch.gather(labels_of_all, 1, candidates.anchors)
         if layout.finished:
-            people = self._all(candidates, iou_threshold)
+            people = keep_best(candidates, iou_threshold, self.nms)
         else:
             people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
         anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
@@ -69,18 +69,3 @@ class Tail(nn.Module):
             return boxes
         centre, half = boxes[:, :2], boxes[:, 2:] / 2
         return torch.cat((centre - half, centre + half), dim=1)
-
-    def _all(self, candidates: Candidates, iou_threshold: Tensor) -> Survivors:
-        """The M best rows, all of them people already. The IoU threshold decides nothing, and stays an input: no legal
-        one is below 0."""
-        images = candidates.scores.shape[0]  # len() would fix the batch of the example
-        rows = torch.arange(self.nms.max_people, device=candidates.scores.device).expand(images, -1)
-        scores, valid = candidates.scores[:, : self.nms.max_people], candidates.valid[:, : self.nms.max_people]
-        return Survivors(
-            scores=scores.clamp(min=0.0),
-            rows=rows,
-            valid=valid,
-            total=valid.sum(dim=1),
-            people_cut=candidates.total > self.nms.max_people,
-            converged=iou_threshold[:, 0] >= 0,
-        )

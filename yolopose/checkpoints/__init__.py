@@ -9,7 +9,7 @@ from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint, Yolopose
 from yolopose.runtime.skeleton import Skeleton
 
 from ..model.pose_net import PoseNet
-from . import edgeai_yolov5, edgeai_yolox, mmpose, own, yolov7
+from . import edgeai_yolov5, edgeai_yolox, mmpose, own, ultralytics, yolov7
 from .archive import Document, read_document
 from .own import read_extra, save
 from .pickled import kind_of
@@ -19,7 +19,7 @@ __all__ = ["DEMO", "load", "read_extra", "save"]
 
 DEMO = "demo"  # the name of the demo network, which comes from no file
 MAX_QUOTE = 200  # characters of a file's own text in a message
-READERS = (own, mmpose, edgeai_yolox, edgeai_yolov5, yolov7)
+READERS = (own, mmpose, edgeai_yolox, edgeai_yolov5, yolov7, ultralytics)
 
 
 def load(path: str | Path, *, skeleton: Skeleton | None = None) -> PoseNet:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from yolopose.runtime.contract import NmsInfo
 
 from ..model.fuse import fuse_conv_bn
+from ..model.heads.output import as_rows
 from ..model.pose_net import PoseNet
-from .nms import Candidates, Survivors, select_candidates, suppress
+from .nms import Candidates, Survivors, keep_best, select_candidates, suppress
 
 
 class People(NamedTuple):
@@ -62,7 +63,8 @@ def _reverse_input_channels(net: PoseNet) -> None:
 
 
 class DeployedNet(nn.Module):
-    """``net`` with batch norm folded, normalisation before it and NMS behind it; takes BGR, whatever ``net`` wants.
+    """``net`` with batch norm folded, normalisation before it and NMS behind it, where it needs any; takes BGR,
+    whatever ``net`` wants.
 
     Boxes are decoded for the C candidates and keypoints for the M survivors only.
     """
@@ -91,7 +93,10 @@ class DeployedNet(nn.Module):
         labels = torch.zeros_like(candidates.anchors)
         if anchor_labels is not None:
             labels = torch.gather(anchor_labels, 1, candidates.anchors)
-        people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
+        if self.net.one_to_one:
+            people = keep_best(candidates, iou_threshold, self.nms)
+        else:
+            people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
         anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
         xy, visibility = head.decode_keypoints(take(raw.keypoints, anchors), take(priors, anchors))
         keypoints = torch.cat((xy, visibility[:, :, None]), dim=2).permute(0, 3, 1, 2)  # (B, M, K, 3)
@@ -109,6 +114,6 @@ class BareNet(nn.Module):
         self.net = fuse_conv_bn(net)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W) float32 -> (B, 5 + classes + 3K, N)."""
+        """images: (B, 3, H, W) float32 -> (B, F, N), F = 5 + classes + 3K where boxes are 4 numbers."""
         raw = self.net.head(self.net.features(images))
-        return torch.cat((raw.boxes, raw.objectness, raw.classes, raw.keypoints), dim=1)
+        return as_rows(raw)

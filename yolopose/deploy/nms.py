@@ -67,6 +67,24 @@ def pairwise_overlaps(boxes: Tensor, iou_threshold: Tensor) -> Tensor:
     return intersection > iou_threshold[:, :, None] * union
 
 
+def keep_best(candidates: Candidates, iou_threshold: Tensor, nms: NmsInfo) -> Survivors:
+    """The ``nms.max_people`` best candidates, where each is a person of its own already.
+
+    The IoU threshold decides nothing and stays an input: no legal one is below 0.
+    """
+    images = candidates.scores.shape[0]  # len() would fix the batch of the example
+    rows = torch.arange(nms.max_people, device=candidates.scores.device).expand(images, -1)
+    scores, valid = candidates.scores[:, : nms.max_people], candidates.valid[:, : nms.max_people]
+    return Survivors(
+        scores=scores.clamp(min=0.0),
+        rows=rows,
+        valid=valid,
+        total=valid.sum(dim=1),
+        people_cut=candidates.total > nms.max_people,
+        converged=iou_threshold[:, 0] >= 0,
+    )
+
+
 def suppress(
     candidates: Candidates, boxes: Tensor, labels: Tensor | None, iou_threshold: Tensor, nms: NmsInfo
 ) -> Survivors:

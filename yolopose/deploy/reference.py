@@ -16,6 +16,8 @@ from yolopose.runtime.result import PoseResult
 
 from ..model.pose_net import PoseNet, Predictions
 
+NO_SUPPRESSION = 2.0  # no IoU exceeds it
+
 
 def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.ndarray:
     """Indices that greedy NMS keeps, by falling score (the lower index first among equals).
@@ -39,7 +41,7 @@ def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_th
 
 
 class ReferenceEstimator:
-    """Maps images to people through PyTorch; same call as ``PoseEstimator``.
+    """Maps images to people through PyTorch; same call as ``PoseEstimator``. No NMS for a network that needs none.
 
     shape_hw: letterboxed size in pixels, default the network's own square; thresholds in 0..1; max_candidates: anchors
     that enter NMS, best first, default all. The network runs on the device that it is on, NMS on the CPU.
@@ -56,7 +58,7 @@ class ReferenceEstimator:
     ) -> None:
         self.net = net.eval()
         self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
+        self.iou_threshold = NO_SUPPRESSION if net.one_to_one else iou_threshold
         self.max_people = max_people
         self.max_candidates = max_candidates
         self.shape_hw = shape_hw or (net.input.size, net.input.size)

@@ -15,7 +15,10 @@ ACTIVATIONS = ("silu", "relu")
 FOCUS_ORDERS = ("columns", "rows")
 
 
-def activation_module(name: str) -> nn.Module:
+def activation_module(name: str | None) -> nn.Module:
+    """``None``: no activation."""
+    if name is None:
+        return nn.Identity()
     if name == "silu":
         return nn.SiLU(inplace=True)
     if name == "relu":
@@ -29,10 +32,17 @@ def upsample_twice(x: Tensor) -> Tensor:
 
 
 class ConvBlock(nn.Module):
-    """Convolution without bias, batch norm, activation."""
+    """Convolution without bias, batch norm, activation (None: without)."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, activation: str
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        activation: str | None,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -44,12 +54,15 @@ class ConvBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 then 3x3 convolution, plus the input when ``shortcut``."""
+    """1x1 (or ``kernel``) to ``hidden`` channels, by default as many, then 3x3, plus the input when ``shortcut``."""
 
-    def __init__(self, channels: int, *, shortcut: bool, activation: str) -> None:
+    def __init__(
+        self, channels: int, *, shortcut: bool, activation: str, kernel: int = 1, hidden: int | None = None
+    ) -> None:
         super().__init__()
-        self.conv1 = ConvBlock(channels, channels, 1, activation=activation)
-        self.conv2 = ConvBlock(channels, channels, 3, activation=activation)
+        hidden = channels if hidden is None else hidden
+        self.conv1 = ConvBlock(channels, hidden, kernel, activation=activation)
+        self.conv2 = ConvBlock(hidden, channels, 3, activation=activation)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,10 +71,17 @@ class Bottleneck(nn.Module):
 
 
 class CSPBlock(nn.Module):
-    """Cross stage partial block with three convolutions (C3 of YOLOv5, CSPLayer of YOLOX)."""
+    """Cross stage partial block with three convolutions (C3 of YOLOv5, CSPLayer of YOLOX; ``kernel`` 3: C3k)."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, repeats: int, *, shortcut: bool = True, activation: str
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int,
+        *,
+        shortcut: bool = True,
+        activation: str,
+        kernel: int = 1,
     ) -> None:
         super().__init__()
         hidden = out_channels // 2
@@ -69,7 +89,7 @@ class CSPBlock(nn.Module):
         self.short = ConvBlock(in_channels, hidden, activation=activation)
         self.final = ConvBlock(2 * hidden, out_channels, activation=activation)
         self.blocks = nn.Sequential(
-            *(Bottleneck(hidden, shortcut=shortcut, activation=activation) for _ in range(repeats))
+            *(Bottleneck(hidden, shortcut=shortcut, activation=activation, kernel=kernel) for _ in range(repeats))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,17 +114,28 @@ class PoolPyramid(nn.Module):
 
 
 class SPP(nn.Module):
-    """Spatial pyramid pooling between two 1x1 convolutions."""
+    """Spatial pyramid pooling between two 1x1 convolutions, the first perhaps linear; plus the input if so."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, activation: str) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        activation: str,
+        linear: bool = False,
+        shortcut: bool = False,
+    ) -> None:
         super().__init__()
         hidden = in_channels // 2
-        self.conv1 = ConvBlock(in_channels, hidden, activation=activation)
+        self.conv1 = ConvBlock(in_channels, hidden, activation=None if linear else activation)
         self.pyramid = PoolPyramid(kernel)
         self.conv2 = ConvBlock(4 * hidden, out_channels, activation=activation)
+        self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.pyramid(self.conv1(x)))
+        y = self.conv2(self.pyramid(self.conv1(x)))
+        return x + y if self.shortcut else y
 
 
 class Focus(nn.Module):

@@ -10,10 +10,18 @@ from yolopose.runtime.skeleton import COCO_17, Skeleton
 
 from .blocks import ACTIVATIONS
 from .input_spec import InputSpec
+from .layer_table import LayerTable
 
-FAMILIES = ("yolox-pose", "yolov5-pose", "yolov7-pose")
+HEADS = {  # by family
+    "yolox-pose": ("mmpose", "edgeai"),
+    "yolov5-pose": ("anchor",),
+    "yolov7-pose": ("anchor",),
+    "yolov8-pose": ("distance",),
+    "yolo11-pose": ("distance",),
+    "yolo26-pose": ("distance",),
+}
+FAMILIES = tuple(HEADS)
 MAX_MULTIPLIER = 8.0  # of depth and width; the largest published networks have less than 2
-HEADS = ("mmpose", "edgeai", "anchor")
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
@@ -33,16 +41,17 @@ class NetConfig:
     spp_activation: str = "silu"  # of the two convolutions around the pyramid pooling
     stem: str = "focus"  # "focus" | "conv-focus"
     focus_order: str = "columns"  # "columns" | "rows", see blocks.Focus
-    head: str = "mmpose"  # "mmpose" | "edgeai" (anchor-free) | "anchor"
+    head: str = "mmpose"  # one of HEADS[family]
     keypoint_branch: str = "depthwise"  # "depthwise" | "plain"; anchor head only
     legacy_layout: bool = False  # channels as in edgeai-yolov5 and yolov7; anchor head only
     anchors: Anchors = ()  # anchor head only
+    table: LayerTable | None = None  # of the families with a distance head, which depth and width only describe
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family must be one of {FAMILIES}, got {self.family!r}")
-        if self.head not in HEADS or (self.head == "anchor") == (self.family == "yolox-pose"):
-            raise ValueError(f"a {self.family} network cannot have the head {self.head!r}")
+        if self.head not in HEADS[self.family] or (self.head == "distance") != (self.table is not None):
+            raise ValueError(f"a {self.family} network cannot have the head {self.head!r}, or lacks its table")
         if not (0 < self.depth <= MAX_MULTIPLIER and 0 < self.width <= MAX_MULTIPLIER):
             raise ValueError(f"depth and width must lie in 0..{MAX_MULTIPLIER}, got {self.depth} and {self.width}")
         if self.activation not in ACTIVATIONS or self.spp_activation not in ACTIVATIONS:
@@ -62,6 +71,10 @@ class NetConfig:
         document["skeleton"] = self.skeleton.to_dict()
         document["classes"] = list(self.classes)
         document["anchors"] = [[list(shape) for shape in level] for level in self.anchors]
+        if self.table is None:
+            del document["table"]  # of which networks without one know nothing
+        else:
+            document["table"] = self.table.to_dict()
         return document
 
     @classmethod
@@ -72,4 +85,6 @@ class NetConfig:
         fields["skeleton"] = Skeleton.from_dict(fields["skeleton"])
         fields["classes"] = tuple(str(name) for name in fields["classes"])
         fields["anchors"] = tuple(tuple((float(w), float(h)) for w, h in level) for level in fields["anchors"])
+        if "table" in fields:
+            fields["table"] = LayerTable.from_dict(fields["table"])
         return cls(**fields)

@@ -11,6 +11,7 @@ from yolopose.runtime.skeleton import Skeleton
 
 from .heads.anchor import AnchorHead
 from .heads.anchor_free import AnchorFreeHead
+from .heads.distance import DistanceHead
 from .input_spec import InputSpec
 from .net_config import NetConfig
 
@@ -19,7 +20,7 @@ class Predictions(NamedTuple):
     """Decoded predictions of all N anchors, before non-maximum suppression; pixels of the network's input."""
 
     boxes: Tensor  # (B, N, 4) float32 xyxy
-    scores: Tensor  # (B, N, C) float32 0..1, objectness times class
+    scores: Tensor  # (B, N, C) float32 0..1, objectness times class where there is objectness
     keypoints: Tensor  # (B, N, K, 2) float32
     keypoint_scores: Tensor  # (B, N, K) float32 0..1
 
@@ -33,7 +34,7 @@ class PoseNet(nn.Module):
     """
 
     def __init__(
-        self, config: NetConfig, backbone: nn.Module, neck: nn.Module, head: AnchorHead | AnchorFreeHead
+        self, config: NetConfig, backbone: nn.Module, neck: nn.Module, head: AnchorHead | AnchorFreeHead | DistanceHead
     ) -> None:
         super().__init__()
         self.config = config
@@ -54,6 +55,11 @@ class PoseNet(nn.Module):
     @property
     def input(self) -> InputSpec:
         return self.config.input
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether it gives each person once, and needs no NMS."""
+        return self.config.table is not None and self.config.table.head.one_to_one
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) float32 -> one map (B, c, H / stride, W / stride) per level, finest first."""

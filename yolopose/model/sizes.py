@@ -10,7 +10,10 @@ from yolopose.runtime.skeleton import Skeleton
 from .csp_darknet import CSPDarknet, CSPDarknetP6
 from .heads.anchor import AnchorHead
 from .heads.anchor_free import AnchorFreeHead
+from .heads.distance import DistanceHead
 from .input_spec import BGR_BYTES, RGB_UNIT
+from .layer_table import LayerTable
+from .layered import backbone_and_neck
 from .net_config import Anchors, NetConfig
 from .pan import PAN, PANP6
 from .pose_net import PoseNet
@@ -85,6 +88,8 @@ def build(config: str | NetConfig, skeleton: Skeleton | None = None, classes: tu
         config = replace(config, skeleton=skeleton)
     if classes is not None:
         config = replace(config, classes=tuple(classes))
+    if config.table is not None:
+        return _build_table(config, config.table)
     if config.family == "yolox-pose":
         return _build_yolox(config)
     if config.family == "yolov5-pose":
@@ -126,6 +131,15 @@ def _build_yolov7(config: NetConfig) -> PoseNet:
         _scaled((256, 512, 768, 1024), width), activation=act,
     )  # fmt: skip
     return PoseNet(config, backbone, neck, _anchor_head(config, neck.channels))
+
+
+def _build_table(config: NetConfig, table: LayerTable) -> PoseNet:
+    backbone, neck = backbone_and_neck(table, activation=config.activation)
+    head = DistanceHead(
+        neck.channels, table.strides, table.head, config.skeleton.num_keypoints, len(config.classes),
+        activation=config.activation,
+    )  # fmt: skip
+    return PoseNet(config, backbone, neck, head)
 
 
 def _anchor_head(config: NetConfig, channels: tuple[int, ...]) -> AnchorHead:

@@ -1,1 +1,1 @@
-"""Heads: the paper's with anchors, and the anchor-free ones of YOLOX-Pose."""
+"""Heads: the paper's with anchors, the anchor-free ones of YOLOX-Pose, and that of YOLOv8 and its successors."""

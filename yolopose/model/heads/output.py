@@ -1,4 +1,4 @@
-"""What both heads return, and the grid of anchors that they share."""
+"""What all heads return, and the grid of anchors that they share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ class HeadOutput(NamedTuple):
     Anchors are ordered by level (finest first), then by anchor shape, then row by row, as in the reference code bases.
     """
 
-    boxes: Tensor  # (B, 4, N) float32, encoded
-    objectness: Tensor  # (B, 1, N) float32, logits
+    boxes: Tensor  # (B, 4, N) float32, encoded; of a DistanceHead (B, 4 * bins, N)
+    objectness: Tensor  # (B, 1, N) float32, logits; (B, 0, N) where the class scores alone decide
     classes: Tensor  # (B, C, N) float32, logits
     keypoints: Tensor  # (B, 3K, N) float32, encoded, in the head's own order of channels
     priors: Tensor  # (1, P, N) float32: column and row of the cell, stride [, width and height of the anchor], pixels
+
+
+def as_rows(raw: HeadOutput) -> Tensor:
+    """Everything that was predicted, (B, F, N): boxes, objectness, classes, keypoints."""
+    parts = (raw.boxes, raw.objectness, raw.classes, raw.keypoints)
+    return torch.cat([part for part in parts if part.shape[1]], dim=1)
 
 
 def at_anchors(part: Tensor, images: Tensor, anchors: Tensor) -> Tensor:
