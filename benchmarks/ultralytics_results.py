@@ -46,6 +46,8 @@ def build(name: str, folder: Path, width: float | None, pixels: Any, few_bits: b
     yolo = ultralytics.YOLO(str(path), task="pose")
     net = yolo.model.float().train()
     for module in net.modules():
+        if isinstance(module, torch.nn.Linear) and few_bits:
+            module.weight.data = torch.from_numpy(_rounded(module.weight.detach().numpy(), 2))
         if isinstance(module, torch.nn.Conv2d) and module.weight.requires_grad:  # not those that are no weights
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
             if few_bits:

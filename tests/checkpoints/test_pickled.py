@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,20 +14,11 @@ from torch import nn
 import yolopose
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 
+from .pickles import Invented
+
 PLAIN = "edgeai_yolov5_s6_pose_narrow.pt"
 LITE = "edgeai_yolov5_s6_pose_ti_lite_narrow.pt"
 W6 = "yolov7_w6_pose_narrow.pt"
-
-
-class Invented(ModuleType):
-    """A module that has every class one asks for: enough to unpickle, change and pickle a network in a test."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        made = type(name, (nn.Module,), {"__module__": self.__name__})
-        setattr(self, name, made)
-        return made
 
 
 @pytest.fixture(autouse=True)

@@ -1,27 +1,19 @@
-"""Ultralytics' files, and its own people of them: made by ``benchmarks/ultralytics_results.py --width 0.0625 --round``
-from four photographs, random weights; CI needs no Ultralytics."""
+"""Ultralytics' files, ONNX and checkpoints, and its own people of them."""
 
 from __future__ import annotations
 
-import lzma
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from yolopose.benchmarks.ultralytics_parity import compare, people_of_rows
+from yolopose.benchmarks.ultralytics_parity import compare
 from yolopose.export.command import main
 from yolopose.runtime import PoseEstimator, read_contract
 from yolopose.runtime.contract import Range
 
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def unpacked(name: str, folder: Path) -> Path:
-    path = folder / f"{name}.onnx"
-    path.write_bytes(lzma.decompress((GOLDEN / f"{name}.onnx.xz").read_bytes()))
-    return path
+from ...ultralytics_files import frames, people_of, unpacked
 
 
 def imported(name: str, folder: Path, *flags: object) -> Path:
@@ -34,19 +26,16 @@ def imported(name: str, folder: Path, *flags: object) -> Path:
 @pytest.mark.parametrize(
     ("name", "batches", "family"),
     [
-        ("yolov8n-pose-fixed", (1, 3), "ultralytics"),  # its batch is opened
-        ("yolov8n-pose-people", (1,), "ultralytics-people"),
-        ("yolo11n-pose-dynamic", (1, 4), "ultralytics"),
-        ("yolo26n-pose-people", (1,), "ultralytics-people"),
+        ("yolov8n-pose-fixed.onnx", (1, 3), "ultralytics"),  # its batch is opened
+        ("yolov8n-pose-people.onnx", (1,), "ultralytics-people"),
+        ("yolo11n-pose-dynamic.onnx", (1, 4), "ultralytics"),
+        ("yolo26n-pose-people.onnx", (1,), "ultralytics-people"),
     ],
 )
 def test_people_are_those_of_ultralytics(name: str, batches: tuple[int, ...], family: str, tmp_path: Path) -> None:
     artifact = imported(name, tmp_path)
-    frames = np.load(GOLDEN / "frames.npz")["frames"]
-    stored = np.load(GOLDEN / f"{name.rpartition('-')[0]}.npz")
-    expected = people_of_rows(stored["rows"], stored["counts"])
     for batch in batches:
-        found = compare(artifact, frames, expected, batch)
+        found = compare(artifact, frames(), people_of(name), batch)
         assert found["people"] >= 20
         assert found["unsettled"] == 0
         assert found["matched"] + found["borderline"] == found["people"]
@@ -65,12 +54,33 @@ def test_people_are_those_of_ultralytics(name: str, batches: tuple[int, ...], fa
         assert contract.input.height == Range(96, 96, 96)
 
 
-@pytest.mark.parametrize("name", ["yolov8n-pose-fixed", "yolo11n-pose-dynamic", "yolo26n-pose-people"])
+@pytest.mark.parametrize("name", ["yolov8n-pose.pt", "yolo11n-pose.pt", "yolo26n-pose.pt"])
+def test_checkpoints_give_the_people_of_ultralytics(name: str, tmp_path: Path) -> None:
+    artifact = imported(name, tmp_path)
+    for batch in (1, 4):
+        found = compare(artifact, frames(), people_of(name), batch)
+        assert found["people"] >= 20
+        assert (found["unsettled"], found["missing"], found["extra"]) == (0, 0, 0)
+        assert found["matched"] + found["borderline"] == found["people"]
+        assert found["max_px"] <= 1e-3
+        assert found["max_score_deviation"] <= 1e-5
+    contract = read_contract(artifact)
+    assert f"{contract.model.name}.pt" == name
+    assert contract.nms.candidates == (100 if "26" in name else 300)
+    assert contract.provenance.weights_licence == "AGPL-3.0 License (https://ultralytics.com/license)"
+    assert contract.parity is not None
+    assert contract.parity.verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["yolov8n-pose-fixed.onnx", "yolo11n-pose-dynamic.onnx", "yolo26n-pose-people.onnx", "yolov8n-pose.pt",
+     "yolo11n-pose.pt", "yolo26n-pose.pt"],
+)  # fmt: skip
 def test_every_engine_takes_what_was_imported(name: str, tmp_path: Path) -> None:
     artifact = imported(name, tmp_path)
-    frames = np.load(GOLDEN / "frames.npz")["frames"]
     with PoseEstimator(artifact, "onnxruntime") as one, PoseEstimator(artifact, "openvino") as other:
-        for frame in frames:
+        for frame in frames():
             a, b = one(frame), other(frame)
             assert len(a) == len(b) > 0
             np.testing.assert_allclose(a.keypoints, b.keypoints, atol=0.05)
@@ -79,7 +89,7 @@ def test_every_engine_takes_what_was_imported(name: str, tmp_path: Path) -> None
 
 def test_float16_of_an_imported_network(tmp_path: Path) -> None:
     """The prediction convolutions are found behind Ultralytics' expectation over distances, and stay float32."""
-    half = imported("yolov8n-pose-fixed", tmp_path, "--fp16")
+    half = imported("yolov8n-pose-fixed.onnx", tmp_path, "--fp16")
     graph = onnx.load(half).graph
     weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
     kept = [node for node in graph.node if node.op_type == "Conv" and weights[node.input[1]] == onnx.TensorProto.FLOAT]
@@ -89,15 +99,15 @@ def test_float16_of_an_imported_network(tmp_path: Path) -> None:
     assert parity is not None
     assert parity.verdict in ("passed", "unverified")
     with PoseEstimator(half, score_threshold=0.01) as estimate:
-        assert len(estimate(np.load(GOLDEN / "frames.npz")["frames"][0])) > 0
+        assert len(estimate(frames()[0])) > 0
 
 
 def test_thresholds_stay_inputs_and_finished_people_keep_the_second_one(tmp_path: Path) -> None:
-    artifact = imported("yolo26n-pose-people", tmp_path)
-    frame = np.load(GOLDEN / "frames.npz")["frames"][0]
+    artifact = imported("yolo26n-pose-people.onnx", tmp_path)
+    frame = frames()[0]
     with PoseEstimator(artifact, score_threshold=0.25) as estimate:
         many = len(estimate(frame))
-        assert many == int(np.load(GOLDEN / "yolo26n-pose.npz")["counts"][0])
+        assert many == len(people_of("yolo26n-pose-people.onnx")[0])
         estimate.score_threshold = float(np.sort(estimate(frame).scores)[-3]) - 1e-6
         assert len(estimate(frame)) == 3
         estimate.score_threshold, estimate.iou_threshold = 0.25, 0.01
@@ -106,7 +116,7 @@ def test_thresholds_stay_inputs_and_finished_people_keep_the_second_one(tmp_path
 
 
 def test_what_is_fixed_stays_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = unpacked("yolov8n-pose-fixed", tmp_path)
+    source = unpacked("yolov8n-pose-fixed.onnx", tmp_path)
     for words, said in (
         (("--imgsz", 64, 64), "--imgsz (64, 64): the source is fixed to (96, 96)"),
         (("--output", source), "is the file of --weights"),
@@ -121,7 +131,7 @@ def test_what_is_fixed_stays_so(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_explain_says_what_would_be_made_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = unpacked("yolov8n-pose-fixed", tmp_path)
+    source = unpacked("yolov8n-pose-fixed.onnx", tmp_path)
     assert main(["--weights", str(source), "--explain", "--fp16"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
@@ -137,6 +147,6 @@ def test_explain_says_what_would_be_made_and_makes_nothing(tmp_path: Path, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["yolov8n-pose-fixed.onnx"]
     assert main(["--weights", "demo", "--explain", "--json"]) == 0
     assert "verified against PyTorch" in capsys.readouterr().out
-    finished = unpacked("yolo26n-pose-people", tmp_path)
+    finished = unpacked("yolo26n-pose-people.onnx", tmp_path)
     assert main(["--weights", str(finished), "--explain"]) == 0
     assert "none of ours: each person comes once" in capsys.readouterr().out

@@ -1,0 +1,228 @@
+"""Ultralytics' checkpoints: its own small ones, and those edited as a training or another version would have them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import yolopose
+from yolopose.benchmarks.ultralytics_parity import forward_deviation
+from yolopose.model.layer_table import DistanceSettings
+from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint, UnsafeCheckpoint
+from yolopose.runtime.skeleton import COCO_17
+
+from ..ultralytics_files import frames, raw_of, unpacked
+from .pickles import Invented
+
+NAMES = ("yolov8n-pose", "yolo11n-pose", "yolo26n-pose")
+V8, V11, V26 = (f"{name}.pt" for name in NAMES)
+PACKAGES = ("", ".nn", ".nn.tasks", ".nn.modules", ".nn.modules.conv", ".nn.modules.block", ".nn.modules.head")
+Change = Callable[[dict[str, Any], Any], None]
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Change], Path]:
+    """The file, after ``change(document, layers)``; classes of Ultralytics are invented for the time of it."""
+
+    def edit(name: str, change: Change) -> Path:
+        with monkeypatch.context() as patch:
+            for package in PACKAGES:
+                patch.setitem(sys.modules, f"ultralytics{package}", Invented(f"ultralytics{package}"))
+            document = torch.load(unpacked(name, tmp_path), map_location="cpu", weights_only=False)
+            change(document, document["model"].model)
+            path = tmp_path / f"edited-{name}"
+            torch.save(document, path)
+        return path
+
+    return edit
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_forward_pass_is_that_of_ultralytics(name: str, tmp_path: Path) -> None:
+    pixels, scores = forward_deviation(unpacked(f"{name}.pt", tmp_path), frames()[0], raw_of(name))
+    assert pixels <= 1e-3
+    assert scores <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        (NAMES[0], DistanceSettings(64, 8, 51, bins=16)),
+        (NAMES[1], DistanceSettings(64, 8, 51, bins=16, depthwise_classes=True)),
+        (NAMES[2], DistanceSettings(16, 8, 85, bins=1, depthwise_classes=True, half_cell=True, one_to_one=True)),
+    ],
+)
+def test_facts_come_from_the_file(name: str, head: DistanceSettings, tmp_path: Path) -> None:
+    net = yolopose.load(unpacked(f"{name}.pt", tmp_path))
+    assert net.config.name == name
+    assert net.config.family == f"{name.removesuffix('n-pose')}-pose"
+    assert net.config.table is not None
+    assert net.config.table.head == head
+    assert net.config.table.strides == (8, 16, 32)
+    assert (net.input.channel_order, net.input.scale, net.input.pad_side) == ("rgb", 1 / 255, "center")
+    assert (net.input.multiple, net.input.size) == (32, 640)
+    assert net.skeleton == COCO_17
+    assert net.one_to_one == head.one_to_one
+    assert net.weights_licence == "AGPL-3.0 License (https://ultralytics.com/license)"
+    assert net.source_format == "ultralytics"
+    assert not net.training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_as_ours_it_is_the_same_network(name: str, tmp_path: Path) -> None:
+    net = yolopose.load(unpacked(f"{name}.pt", tmp_path))
+    yolopose.save(net, tmp_path / "ours.pt")
+    again = yolopose.load(tmp_path / "ours.pt")
+    assert again.config == net.config
+    assert again.weights_licence == net.weights_licence
+    with torch.no_grad():
+        x = torch.rand(1, 3, 64, 96)
+        for a, b in zip(net(x), again(x), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_the_averaged_network_and_what_training_wrote_is_read(edited: Callable[[str, Change], Path]) -> None:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        document["ema"], document["model"] = document["model"], None
+        document["train_args"] = {"imgsz": 300}
+        document["ema"].names = {0: "athlete"}
+        document.pop("license")
+
+    net = yolopose.load(edited(V8, change))
+    assert net.input.size == 288  # the multiple of 32 below
+    assert net.classes == ("athlete",)
+    assert net.weights_licence is None
+
+
+def test_other_keypoints_and_classes(edited: Callable[[str, Change], Path]) -> None:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        head = layers[-1]
+        head.kpt_shape, head.nc, document["model"].names = [5, 3], 2, {0: "cat", 1: "dog"}
+        for level in range(3):
+            head.cv3[level][2] = nn.Conv2d(head.cv3[level][2].in_channels, 2, 1)
+            head.cv4[level][2] = nn.Conv2d(head.cv4[level][2].in_channels, 15, 1)
+
+    net = yolopose.load(edited(V11, change))
+    assert net.classes == ("cat", "dog")
+    assert net.skeleton.name == "generic-5"
+
+
+def test_a_head_that_lost_its_one_to_one_branch_needs_nms(edited: Callable[[str, Change], Path]) -> None:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        for name in [name for name in layers[-1]._modules if name.startswith("one2one_")]:
+            del layers[-1]._modules[name]
+
+    net = yolopose.load(edited(V26, change))
+    assert not net.one_to_one
+    assert net.config.family == "yolo26-pose"
+
+
+def _deleted(part: str) -> Change:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        owner, _, name = part.rpartition(".")
+        del layers.get_submodule(owner)._modules[name]
+
+    return change
+
+
+def _set(part: str, **values: Any) -> Change:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        vars(layers.get_submodule(part)).update(values)
+
+    return change
+
+
+def _renamed(layer: int, name: str) -> Change:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        module = layers[layer]
+        made = type(name, (nn.Module,), {"__module__": "ultralytics.nn.modules.block"})
+        setattr(sys.modules["ultralytics.nn.modules.block"], name, made)
+        module.__class__ = made
+
+    return change
+
+
+def _activation(module: nn.Module) -> Change:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        layers[0].act = module
+
+    return change
+
+
+def _fused(document: dict[str, Any], layers: Any) -> None:
+    for module in layers.modules():
+        module._modules.pop("bn", None)
+
+
+def _bins(document: dict[str, Any], layers: Any) -> None:
+    layers[-1].dfl.conv.weight.data += 1
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "said"),
+    [
+        (V8, _renamed(2, "A2C2f"), CheckpointError, "layer 2 is A2C2f; of Ultralytics' networks those of YOLOv8"),
+        (V8, _renamed(22, "Detect"), UnknownCheckpoint, "for PoseModel ending in Detect, not for poses"),
+        (V8, _set("22", kpt_shape=[17, 2]), UnknownCheckpoint, r"its keypoints are \[17, 2\], without visibility"),
+        (V8, _set("22", kpt_shape="many"), CheckpointError, "lacks its keypoints or classes"),
+        (V8, _set("22", f=[15, 18, 99]), CheckpointError, "layers do not fit each other: the head takes the output"),
+        (V8, _set("22", f=[18, 15, 21]), CheckpointError, "finest first is wanted"),
+        (V8, _set("22", f=15), CheckpointError, "the head takes 15, which are no layers"),
+        (V8, _set("22", reg_max=8), CheckpointError, "not of four distances"),
+        (V8, _set("22", stride=torch.tensor([4.0, 8.0, 16.0])), CheckpointError, "other strides than its layers give"),
+        (V8, _bins, CheckpointError, "bins of a distance are not 0 to 15"),
+        (V8, _fused, CheckpointError, "batch norm is folded into its convolutions already"),
+        (V8, _activation(nn.ReLU()), CheckpointError, "activation model.0.act is ReLU; SiLU is supported"),
+        (V8, _set("11", f=[-1, 60]), CheckpointError, "which are no layers before it"),
+        (V8, _set("11", f=[-1, 2]), CheckpointError, "joins maps of strides"),
+        (V8, _set("11", d=2), CheckpointError, "joins maps along 2"),
+        (V8, _set("10", mode="bilinear"), CheckpointError, "enlarges maps other than twice"),
+        (V8, _set("9", n=2), CheckpointError, "pools 2 times over 5"),
+        (V8, _set("1.conv", dilation=(2, 2)), CheckpointError, "model.1.conv is dilated"),
+        (V8, _set("4.cv1.conv", stride=(2, 2)), CheckpointError, "model.4.cv1.conv is dilated"),
+        (V8, _set("1.bn", eps=1e-5), CheckpointError, "has epsilon 1e-05; 0.001 is supported"),
+        (
+            V8,
+            _deleted("2.cv2"),
+            CheckpointError,
+            "tensor 'model.2.cv2.conv.weight' of C2f pose networks is missing",
+        ),
+        (V8, _deleted("22.cv4.0.1"), CheckpointError, "do not fit the network that they describe"),
+        (V11, _set("10.m.0.attn", num_heads=2), CheckpointError, "has 2 heads of"),
+        (V11, _set("10.m.0", add=False), CheckpointError, "some blocks of layer 10 add their input and others do not"),
+        (V26, _deleted("23.one2one_cv4_kpts"), CheckpointError, "do not fit the network that they describe"),
+    ],
+)
+def test_networks_that_are_not_read(
+    name: str, change: Change, error: type[Exception], said: str, edited: Callable[[str, Change], Path]
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        yolopose.load(edited(name, change))
+    assert re.search(r"edited-yolo\w+-pose\.pt", str(caught.value))
+
+
+def test_nothing_of_the_file_runs(edited: Callable[[str, Change], Path]) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (print, ("run",))
+
+    with pytest.raises(UnsafeCheckpoint, match="print"):
+        yolopose.load(edited(V8, lambda document, layers: document.update(extra=Trap())))
+
+
+def test_a_detection_network_is_told_apart(edited: Callable[[str, Change], Path]) -> None:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        made = type("DetectionModel", (nn.Module,), {"__module__": "ultralytics.nn.tasks"})
+        sys.modules["ultralytics.nn.tasks"].DetectionModel = made  # type: ignore[attr-defined]
+        document["model"].__class__ = made
+        _renamed(22, "Detect")(document, layers)
+
+    with pytest.raises(UnknownCheckpoint, match="is a network of Ultralytics for detection, not for poses"):
+        yolopose.load(edited(V8, change))
