@@ -13,8 +13,9 @@ from yolopose.model.heads.anchor_free import AnchorFreeHead
 from yolopose.model.heads.output import HeadOutput
 from yolopose.training import anchor_free_loss
 from yolopose.training.anchor_free_loss import AnchorFreeLoss
+from yolopose.training.matching import Guess, Matches
 from yolopose.training.settings import KEYPOINT_LOSSES, LossSettings
-from yolopose.training.simota import Guess, Matches, assign
+from yolopose.training.simota import assign
 
 from .people import SIGMAS, chosen, nobody, some_people
 

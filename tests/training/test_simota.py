@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from yolopose.data.batch import People
 from yolopose.model.heads.output import priors_of_level
-from yolopose.training.simota import Guess, Matches, assign
+from yolopose.training.matching import Guess, Matches
+from yolopose.training.simota import assign
 
 from .people import SIGMAS, nobody, some_people
 

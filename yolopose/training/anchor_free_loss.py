@@ -19,8 +19,9 @@ from ..model.heads.output import HeadOutput, at_anchors
 from .distributed import mean_positives
 from .iou import iou
 from .keypoint_loss import KeypointLoss, oks
+from .matching import Guess, Matches, in_ignored
 from .settings import LossSettings
-from .simota import Guess, Matches, assign
+from .simota import assign
 
 BOX, OBJECTNESS, CLASSES, VISIBILITY = 5.0, 1.0, 1.0, 1.0
 # So that each keypoint loss begins at about the same size; OKS as in mmpose.
@@ -73,10 +74,7 @@ class AnchorFreeLoss(nn.Module):
         target[matches.image, matches.point] = 1
         terms = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if people.ignore.any():
-            x, y = ((raw.priors[0, :2] + 0.5) * raw.priors[0, 2])[:, None, None]
-            x1, y1, x2, y2 = people.boxes[..., None].unbind(2)
-            inside = (x > x1) & (x < x2) & (y > y1) & (y < y2) & people.ignore[..., None]
-            terms = terms * ~(inside.any(1) & (target == 0))
+            terms = terms * ~(in_ignored(raw.priors, people) & (target == 0))
         return terms.sum()
 
 

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from ..data.batch import People
 from ..model.heads.anchor_free import AnchorFreeHead
+from ..model.heads.distance import DistanceHead
 from ..model.heads.output import HeadOutput
 from ..model.pose_net import PoseNet
 from .anchor_free_loss import AnchorFreeLoss
 from .anchor_loss import AnchorLoss
+from .distance_loss import DistanceLoss
 from .heatmaps import Heatmaps
 from .settings import LossSettings
 
@@ -47,9 +49,11 @@ class Criterion(nn.Module):
     def __init__(self, trainable: TrainableNet, settings: LossSettings) -> None:
         super().__init__()
         head, sigmas = trainable.net.head, trainable.net.skeleton.sigmas
-        self.head_loss: AnchorFreeLoss | AnchorLoss
+        self.head_loss: AnchorFreeLoss | AnchorLoss | DistanceLoss
         if isinstance(head, AnchorFreeHead):
             self.head_loss = AnchorFreeLoss(head, sigmas, settings)
+        elif isinstance(head, DistanceHead):
+            self.head_loss = DistanceLoss(head, sigmas, settings)
         else:
             self.head_loss = AnchorLoss(head, sigmas, settings)
         self.heatmaps, self.heatmaps_weight = [trainable.heatmaps], settings.heatmaps

@@ -14,7 +14,7 @@ from .logs import EPOCH, read_metrics
 
 # Title of a panel, what its columns begin with; panels without columns are left out, and so are other columns
 PANELS = (
-    ("loss", ("loss", "box", "objectness", "classes", "keypoints", "visibility", "heatmaps")),
+    ("loss", ("loss", "box", "distribution", "objectness", "classes", "keypoints", "visibility", "heatmaps")),
     ("learning rate", ("lr", "learning_rate")),
     ("average precision", ("ap", "ar")),
 )

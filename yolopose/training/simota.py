@@ -9,8 +9,6 @@ taught as background. Everything is computed for a whole batch on the (person, p
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,35 +16,18 @@ from torch.nn import functional as F
 from ..data.batch import People
 from .iou import iou
 from .keypoint_loss import oks
+from .matching import Guess, Matches, Rows, owners, where_inside
 
-CENTRE_RADIUS = 2.5  # strides
 MOST_POINTS = 10
 IOU_WEIGHT = OKS_WEIGHT = 3.0
 OUTSIDE = 1e5  # cost of a point that is not both in the box and near its centre
 SMALL = 1e-6
 
 
-class Matches(NamedTuple):
-    """P matched pairs: image, point and person are indices into B, N and G."""
-
-    image: Tensor  # (P,) int64
-    point: Tensor  # (P,) int64
-    person: Tensor  # (P,) int64
-
-
-class Guess(NamedTuple):
-    """What the network predicts, without gradient, float32."""
-
-    boxes: Tensor  # (B, N, 4) xyxy px
-    scores: Tensor  # (B, N, C) 0..1
-    keypoints: Tensor  # (B, N, K, 2) px
-
-
 @torch.no_grad()
 def assign(guess: Guess, priors: Tensor, people: People, sigmas: Tensor) -> Matches:
     """priors: (1, P, N) column, row and stride of each point; sigmas: (K,)."""
-    centres, strides = (priors[0, :2] + 0.5) * priors[0, 2], priors[0, 2]
-    in_box, near = _where_inside(centres, strides, people.boxes)
+    in_box, near = where_inside(priors, people.boxes)
     image, person, point = ((in_box | near) & people.valid[..., None]).nonzero(as_tuple=True)
     both = in_box[image, person, point] & near[image, person, point]
     overlap, cost = _pair_costs(guess, people, sigmas, image, person, point)
@@ -56,40 +37,10 @@ def assign(guess: Guess, priors: Tensor, people: People, sigmas: Tensor) -> Matc
         return Matches(image, point, person)
 
     batch, most, points = in_box.shape
-    rows = _Rows(image * most + person)
+    rows = Rows(image * most + person)
     costs, cells = rows.table(cost, torch.inf), rows.table(image * points + point, 0)
-    owner = _owners(costs, cells, _cheapest(costs, rows.table(overlap, 0.0)), batch * points)
-    taken = (owner >= 0).nonzero().squeeze(1)
-    return Matches(taken // points, taken % points, rows.names[owner[taken]] % most)
-
-
-class _Rows:
-    """Pairs that are sorted by person, as a table with a row for each: few points may match one person.
-
-    names: (R,) what the persons are called in ``persons``, (pairs,) rising.
-    """
-
-    def __init__(self, persons: Tensor) -> None:
-        self.names, self._row, counts = persons.unique_consecutive(return_inverse=True, return_counts=True)
-        starts = counts.cumsum(0) - counts
-        self._place = torch.arange(len(persons), device=persons.device) - starts[self._row]
-        self._shape = len(counts), int(counts.max())
-
-    def table(self, values: Tensor, empty: float) -> Tensor:
-        """(pairs,) -> (R, L), rows filled up with ``empty``."""
-        table = values.new_full(self._shape, empty)
-        table[self._row, self._place] = values
-        return table
-
-
-def _where_inside(centres: Tensor, strides: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """(2, N) px, (N,) px and (B, G, 4) -> two (B, G, N) bool: in the box; near the centre of the box."""
-    x, y = centres
-    x1, y1, x2, y2 = boxes[..., None].unbind(2)
-    in_box = (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    reach = CENTRE_RADIUS * strides
-    near = ((x - (x1 + x2) / 2).abs() < reach) & ((y - (y1 + y2) / 2).abs() < reach)
-    return in_box, near
+    owner = owners(costs, cells, _cheapest(costs, rows.table(overlap, 0.0)), batch * points)
+    return rows.matches(owner, points, most)
 
 
 def _pair_costs(
@@ -116,30 +67,3 @@ def _cheapest(costs: Tensor, overlaps: Tensor) -> Tensor:
     values, places = costs.topk(most, dim=1, largest=False)
     taken = (torch.arange(most, device=costs.device) < k[:, None]) & values.isfinite()
     return torch.zeros_like(costs, dtype=torch.bool).scatter_(1, places, taken)
-
-
-def _owners(costs: Tensor, cells: Tensor, chosen: Tensor, count: int) -> Tensor:
-    """(count,) int64: the row of the person who learns each cell, -1 where nobody does.
-
-    costs: (R, L), inf where a row is filled up; cells: (R, L) the point, of ``count`` in all pictures; chosen: (R, L).
-    """
-    owner = cells.new_full((count,), -1)
-    nobody = len(costs)
-    waiting = chosen.any(1)
-    while True:
-        row, place = chosen.nonzero(as_tuple=True)
-        cell, cost = cells[row, place], costs[row, place]
-        least = costs.new_full((count,), torch.inf).scatter_reduce_(0, cell, cost, "amin")
-        cheaper = cost == least[cell]  # between equals the earlier person
-        asking = cells.new_full((count,), nobody).scatter_reduce_(0, cell[cheaper], row[cheaper], "amin")
-        owner = torch.where(asking < nobody, asking, owner)
-        served = torch.zeros(nobody + 1, dtype=torch.bool, device=costs.device)
-        served[owner + 1] = True
-        waiting = waiting & ~served[1:]
-        row = waiting.nonzero().squeeze(1)
-        cheapest = costs[row].masked_fill(owner[cells[row]] >= 0, torch.inf).min(dim=1)
-        free = cheapest.values.isfinite()
-        if not free.any():
-            return owner
-        chosen = torch.zeros_like(chosen)
-        chosen[row[free], cheapest.indices[free]] = True

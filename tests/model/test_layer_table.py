@@ -1,0 +1,130 @@
+"""Networks from a table of layers: what a table may be, and that it gives the network that it describes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from yolopose.model.fuse import fuse_conv_bn
+from yolopose.model.layer_table import DistanceSettings, Layer, LayerTable
+from yolopose.model.net_config import NetConfig
+from yolopose.model.sizes import build
+from yolopose.model.split_blocks import Attention
+
+from .tables import TABLES, V8, conv, small_config
+
+families = pytest.mark.parametrize("family", TABLES)
+
+
+@families
+def test_config_survives_json(family: str) -> None:
+    config = small_config(family)
+    assert NetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@families
+@torch.no_grad()
+def test_predictions_of_any_size(family: str) -> None:
+    torch.manual_seed(0)
+    net = build(small_config(family)).eval()
+    for height, width in ((32, 32), (64, 96)):
+        found = net(torch.rand(2, 3, height, width))
+        count = sum((height // stride) * (width // stride) for stride in (8, 16))
+        assert found.boxes.shape == (2, count, 4)
+        assert found.keypoints.shape == (2, count, 17, 2)
+        assert all(torch.isfinite(part).all() for part in found)
+        assert (found.boxes[..., 2:] > found.boxes[..., :2]).all()  # in a network not yet trained, too
+        assert found.scores.max() < 0.3
+
+
+@families
+@torch.no_grad()
+def test_folded_batch_norm_changes_nothing(family: str) -> None:
+    torch.manual_seed(0)
+    net = build(small_config(family))
+    net(torch.rand(4, 3, 64, 64))  # statistics other than 0 and 1
+    net.eval()
+    x = torch.rand(2, 3, 64, 64)
+    for a, b in zip(net(x), fuse_conv_bn(net)(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_keypoints_and_boxes_are_decoded_as_written() -> None:
+    """Of one cell at column 2, row 1, stride 8, by hand."""
+    priors = torch.tensor([2.0, 1.0, 8.0]).view(1, 3, 1)
+    raw = torch.tensor([0.5, -0.25, 0.0]).repeat(17).view(1, 51, 1)
+    plain, half = build(small_config("yolov8-pose")).head, build(small_config("yolo26-pose")).head
+    assert plain.decode_keypoints(raw, priors)[0][0, 0, :, 0].tolist() == [(1.0 + 2) * 8, (-0.5 + 1) * 8]
+    assert half.decode_keypoints(raw, priors)[0][0, 0, :, 0].tolist() == [(0.5 + 2.5) * 8, (-0.25 + 1.5) * 8]
+    assert plain.decode_keypoints(raw, priors)[1][0, 0, 0].item() == 0.5
+    box = torch.tensor([1.0, 0.5, 2.0, 0.25]).view(1, 4, 1)  # left, top, right, bottom in strides
+    assert half.decode_boxes(box, priors)[0, :, 0].tolist() == [1.5 * 8, 1.0 * 8, 4.5 * 8, 1.75 * 8]
+    bins = torch.full((4, 16), -50.0)
+    bins[0, 1] = bins[1, 0] = bins[1, 1] = bins[2, 2] = bins[3, 15] = 50.0  # 1; between 0 and 1; 2; 15
+    found = plain.decode_boxes(bins.view(1, 64, 1), priors)[0, :, 0]
+    assert found.tolist() == [1.5 * 8, 1.0 * 8, 4.5 * 8, 16.5 * 8]
+
+
+@torch.no_grad()
+def test_attention_is_that_of_pytorch() -> None:
+    """Written out once more with scaled_dot_product_attention."""
+    torch.manual_seed(0)
+    block = Attention(128).eval()
+    assert (block.heads, block.value_width, block.key_width) == (2, 64, 32)
+    x = torch.randn(2, 128, 3, 5)
+    parts = block.qkv(x).view(2, 2, 128, 15)
+    query, key, value = (parts[:, :, a:b].transpose(2, 3) for a, b in ((0, 32), (32, 64), (64, 128)))
+    seen = nn.functional.scaled_dot_product_attention(query, key, value).transpose(2, 3).reshape(x.shape)
+    flat = parts[:, :, 64:].reshape(x.shape)
+    torch.testing.assert_close(block(x), block.project(seen + block.position(flat)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "other"}, "no layer 'other'"),
+        ({"block": "other"}, "of 'other'"),
+        ({"sources": ()}, "of 0 inputs"),
+        ({"sources": (0, 1)}, "of 2 inputs"),
+        ({"channels": 20_000}, "20000"),
+        ({"hidden": -1}, "-1"),
+        ({"repeats": 0}, "0 repeats"),
+        ({"kernel": 2}, "a kernel of 2"),
+        ({"stride": 3}, "a stride of 3"),
+    ],
+)
+def test_layers_that_cannot_be(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(conv(-1, 8), **change)
+
+
+@pytest.mark.parametrize(
+    ("layers", "levels", "said"),
+    [
+        ((), (0,), "a table of 0 layers"),
+        ((conv(-1, 8),), (), "0 of them for the head"),
+        ((conv(0, 8),), (0,), "not before it"),
+        ((conv(-1, 8),), (1,), "the head takes the output of"),
+        ((conv(-1, 8), conv(0, 8)), (1, 0), "finest first"),
+        ((conv(-1, 8), Layer("concat", (-1, 0))), (1,), "joins maps of strides"),
+        ((Layer("upsample", (-1,)),), (0,), "finer than the images"),
+    ],
+)
+def test_tables_that_cannot_be(layers: tuple[Layer, ...], levels: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        LayerTable(layers, levels, V8.head)
+
+
+def test_heads_that_cannot_be() -> None:
+    for wrong in ({"box_width": 0}, {"bins": 0}, {"bins": 65}):
+        with pytest.raises(ValueError, match="a head of"):
+            DistanceSettings(**({"box_width": 8, "class_width": 8, "keypoint_width": 8} | wrong))
+    with pytest.raises(ValueError, match="lacks its table"):
+        replace(small_config("yolov8-pose"), table=None)
+    with pytest.raises(ValueError, match="cannot have the head"):
+        replace(small_config("yolov8-pose"), head="anchor")
