@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from yolopose.runtime import PoseEstimator
+from yolopose.runtime import PoseEstimator, read_contract
 from yolopose.runtime.backends.base import RawPeople
 from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.errors import BackendError
@@ -25,7 +25,6 @@ from yolopose.runtime.images import list_images, read_image
 from yolopose.runtime.letterbox import letterbox
 from yolopose.runtime.output import output_folder
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
-from yolopose.runtime.skeleton import COCO_17
 
 SCRIPT = Path(__file__).with_name("ultralytics_results.py")
 VARIANTS = (".pt", "-dynamic.onnx", "-fixed.onnx", "-people.onnx")
@@ -39,10 +38,10 @@ def letterboxed_frames(images: Path, size: int, limit: int) -> np.ndarray:
 
 
 def people_of_rows(rows: np.ndarray, counts: np.ndarray) -> list[PoseResult]:
-    """Rows of x1 y1 x2 y2 score class and 17 keypoints, ``counts`` of them a frame, in pixels of the frame."""
+    """Rows of x1 y1 x2 y2 score class and keypoints, ``counts`` of them a frame, in pixels of the frame."""
     found = []
     for part in np.split(rows.astype(np.float32), np.cumsum(counts)[:-1]):
-        points = part[:, 6:].reshape(len(part), -1, 3)
+        points = part[:, 6:].reshape(len(part), (part.shape[1] - 6) // 3, 3)
         found.append(
             PoseResult(
                 boxes=part[:, :4],
@@ -85,7 +84,8 @@ def compare(artifact: Path, frames: np.ndarray, expected: Sequence[PoseResult], 
 
     found = list(people_of_artifact(artifact, frames, batch))
     pairs = [(a, b) for a, b in zip(expected, found, strict=True) if not b.flags & NMS_NOT_CONVERGED]
-    report = compare_people([a for a, _ in pairs], [b for _, b in pairs], COCO_17, SCORE, iou_threshold=IOU)
+    skeleton = read_contract(artifact).skeleton
+    report = compare_people([a for a, _ in pairs], [b for _, b in pairs], skeleton, SCORE, iou_threshold=IOU)
     return {"unsettled": len(found) - len(pairs), **asdict(report)}
 
 

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,16 @@ from .pickles import Invented
 
 NAMES = ("yolov8n-pose", "yolo11n-pose", "yolo26n-pose")
 V8, V11, V26 = (f"{name}.pt" for name in NAMES)
-PACKAGES = ("", ".nn", ".nn.tasks", ".nn.modules", ".nn.modules.conv", ".nn.modules.block", ".nn.modules.head")
+PACKAGES = (
+    "",
+    ".utils",
+    ".nn",
+    ".nn.tasks",
+    ".nn.modules",
+    ".nn.modules.conv",
+    ".nn.modules.block",
+    ".nn.modules.head",
+)
 Change = Callable[[dict[str, Any], Any], None]
 
 
@@ -93,6 +103,9 @@ def test_the_averaged_network_and_what_training_wrote_is_read(edited: Callable[[
         document["ema"], document["model"] = document["model"], None
         document["train_args"] = {"imgsz": 300}
         document["ema"].names = {0: "athlete"}
+        made = type("IterableSimpleNamespace", (SimpleNamespace,), {"__module__": "ultralytics.utils"})
+        sys.modules["ultralytics.utils"].IterableSimpleNamespace = made  # type: ignore[attr-defined]
+        document["ema"].args = made(imgsz=320, task="pose")
         document.pop("license")
 
     net = yolopose.load(edited(V8, change))

@@ -116,7 +116,7 @@ class InertMachine:
 
     def call(self, function: Any, args: Any) -> Any:
         if isinstance(function, StandInType):
-            refuse(function.__qualname__)
+            return self.create(function, args)  # as a SimpleNamespace is pickled
         if isinstance(function, Name):
             refuse(function.name)
         if not isinstance(function, Call) or not isinstance(args, tuple):
@@ -128,7 +128,9 @@ class InertMachine:
 
     def create(self, kind: Any, args: Any) -> Any:
         """A new object without attributes; with arguments it would be a call."""
-        if isinstance(kind, type) and issubclass(kind, StandIn) and args == ():
+        if isinstance(kind, StandInType) and args != ():
+            refuse(kind.__qualname__)
+        if isinstance(kind, type) and issubclass(kind, StandIn):
             return object.__new__(kind)
         return self.call(kind, args)
 
