@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from yolopose.evaluation import iou_matrix
 from yolopose.runtime import PoseEstimator, read_image
 from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.errors import BackendError
 from yolopose.runtime.images import list_images
-from yolopose.runtime.letterbox import letterbox
+from yolopose.runtime.letterbox import letterbox, place
 from yolopose.runtime.machine import machine_now
 from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.result import PoseResult
@@ -50,17 +51,40 @@ def clipped(people: PoseResult, image: np.ndarray) -> PoseResult:
     )
 
 
-def compare_photographs(artifact: Path, files: Sequence[Path], expected: Sequence[PoseResult], size: int) -> Any:
+def compare_photographs(
+    artifact: Path, files: Sequence[Path], expected: Sequence[PoseResult], size: int
+) -> dict[str, Any]:
     """The whole path, each by its own letterbox."""
     from yolopose.export.parity import compare_people
 
-    found = []
+    found, largest = [], []
     with PoseEstimator(artifact, score_threshold=SCORE, iou_threshold=IOU, imgsz=size) as estimate:
         skeleton = estimate.skeleton
-        for file in files:
+        for file, theirs in zip(files, expected, strict=True):
             image = read_image(file)
-            found.append(clipped(estimate(image), image))
-    return compare_people(expected, found, skeleton, SCORE, iou_threshold=IOU)
+            ours = clipped(estimate(image), image)
+            found.append(ours)
+            nearest = iou_matrix(theirs.boxes, ours.boxes)
+            for row in np.flatnonzero(nearest.max(axis=1, initial=0) >= 0.5):
+                points = ours.keypoints[nearest[row].argmax()]
+                largest.append(float(np.abs(points - theirs.keypoints[row]).max()))
+    report = compare_people(expected, found, skeleton, SCORE, iou_threshold=IOU).to_dict()
+    shares = dict(zip(("p50_px", "p90_px", "p99_px"), np.quantile(largest, (0.5, 0.9, 0.99)).tolist(), strict=True))
+    return report | shares  # of the keypoint that is farthest off, person by person
+
+
+def compare_ways_back(
+    files: Sequence[Path], size: int, in_frame: Sequence[PoseResult], in_image: Sequence[PoseResult]
+) -> float:
+    """The same people of its frames brought back to the images by our placement and by its own: largest distance, px
+    of the image."""
+    largest = [0.0]
+    for file, framed, theirs in zip(files, in_frame, in_image, strict=True):
+        image = read_image(file)
+        placement, _ = place((image.shape[0], image.shape[1]), (size, size), "center")
+        ours = placement.to_image(framed.keypoints).clip(0, (image.shape[1], image.shape[0]))
+        largest.append(float(np.abs(ours - theirs.keypoints).max(initial=0)))
+    return max(largest)
 
 
 def compare_letterboxes(files: Sequence[Path], frames: np.ndarray) -> dict[str, Any]:
@@ -95,10 +119,11 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     in_frame, in_image = (people_of_rows(stored[name], stored["counts"]) for name in ("frame", "image"))
     document: dict[str, Any] = {"machine": asdict(machine_now()), "images": len(files), "imgsz": arguments.imgsz}
     document["letterbox"] = compare_letterboxes(files, stored["frames"])
-    lines = [f"letterboxes: {json.dumps(document['letterbox'])}"]
+    document["ways_back_px"] = compare_ways_back(files, arguments.imgsz, in_frame, in_image)
+    lines = [f"letterboxes: {json.dumps(document['letterbox'])}; ways back: at most {document['ways_back_px']:.3g} px"]
     for name, artifact in artifacts.items():
         same = compare(artifact, stored["frames"], in_frame, 1)
-        whole = compare_photographs(artifact, files, in_image, arguments.imgsz).to_dict()
+        whole = compare_photographs(artifact, files, in_image, arguments.imgsz)
         document[name] = {"same_frames": same, "photographs": whole}
         for kind, found in (("its frames", same), ("photographs", whole)):
             lines.append(
@@ -106,6 +131,8 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
                 f"{found['extra']} extra, {found['borderline']} at a threshold; at most {found['max_px']:.3g} px, "
                 f"mean {found['mean_px']:.3g} px, OKS {found['mean_oks']:.6f}"
             )
+        shares = ", ".join(f"{key[:-3]} {whole[key]:.3g} px" for key in ("p50_px", "p90_px", "p99_px"))
+        lines.append(f"{name}, photographs: the farthest keypoint of a person {shares}")
     if arguments.rounds:
         document["time"] = _time(arguments, source, artifacts, files, console)
         lines += document["time"]["lines"]

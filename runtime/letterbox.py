@@ -16,12 +16,14 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies in its letterbox: x' = x * scale + left, y' = y * scale + top.
+    """Where an image lies in its letterbox: x' = x * scale_x + left, y' = y * scale_y + top.
 
+    The two factors are those by which the pixels were really resized: they differ by the rounding of the size.
     Coordinates are continuous: pixel i covers i..i+1. Arrays in and out are float32.
     """
 
-    scale: float
+    scale_x: float
+    scale_y: float
     left: int
     top: int
 
@@ -36,18 +38,21 @@ class Placement:
     def to_letterboxed(self, xy: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """(..., 2) pixels of the original image -> letterboxed pixels."""
         points = np.asarray(xy, dtype=np.float32)
-        return points * np.float32(self.scale) + np.array((self.left, self.top), dtype=np.float32)
+        return points * self._scales() + np.array((self.left, self.top), dtype=np.float32)
 
     def _inverse(self, coordinates: npt.ArrayLike, offset: tuple[int, ...]) -> npt.NDArray[np.float32]:
         points = np.asarray(coordinates, dtype=np.float32) - np.array(offset, dtype=np.float32)
-        points /= np.float32(self.scale)
+        points /= np.tile(self._scales(), len(offset) // 2)
         return points
+
+    def _scales(self) -> npt.NDArray[np.float32]:
+        return np.array((self.scale_x, self.scale_y), dtype=np.float32)
 
 
 def place(image_hw: tuple[int, int], shape_hw: tuple[int, int], pad_side: str) -> tuple[Placement, tuple[int, int]]:
     """Placement of an image of `image_hw` in a frame of `shape_hw`, and the (height, width) it is resized to.
 
-    One factor for x and y, enlarging allowed; the size is rounded and at least one pixel.
+    One factor is wanted for x and y, enlarging allowed; the size is rounded and at least one pixel.
     """
     if pad_side not in PAD_SIDES:
         raise ValueError(f"pad_side must be one of {', '.join(PAD_SIDES)}, got {pad_side!r}")
@@ -58,7 +63,8 @@ def place(image_hw: tuple[int, int], shape_hw: tuple[int, int], pad_side: str) -
     centered = pad_side == "center"
     left = (width - new_width) // 2 if centered else 0
     top = (height - new_height) // 2 if centered else 0
-    return Placement(scale, left, top), (new_height, new_width)
+    placement = Placement(new_width / image_hw[1], new_height / image_hw[0], left, top)
+    return placement, (new_height, new_width)
 
 
 def letterbox(

@@ -40,6 +40,6 @@ if __name__ == "__main__":
             f"{index}_letterboxed": out,
             f"{index}_pad_value": np.array(pad_value),
             f"{index}_pad_side": np.array(pad_side),
-            f"{index}_placement": np.array([placement.scale, placement.left, placement.top]),
+            f"{index}_placement": np.array([placement.scale_x, placement.scale_y, placement.left, placement.top]),
         }
     np.savez_compressed(Path(__file__).with_name("letterbox.npz"), **arrays)
