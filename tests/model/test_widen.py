@@ -10,6 +10,8 @@ import torch
 from yolopose.model.sizes import SIZES, build
 from yolopose.model.widen import widened
 
+from .tables import small_config
+
 NARROW = {
     name: replace(SIZES[name], width=width)
     for name, width in (
@@ -61,6 +63,8 @@ def test_what_cannot_be_widened_is_refused() -> None:
     net = build(NARROW["yolox-pose-nano"])
     with pytest.raises(ValueError, match="at least 2, not 1"):
         widened(net, 1)
+    with pytest.raises(ValueError, match="cannot be widened"):
+        widened(build(small_config("yolov8-pose")), 2)
     uneven = build(replace(SIZES["yolov5s6-pose-ti-lite"], width=0.1))
     with pytest.raises(ValueError, match="not 2 times"):
         widened(uneven, 2)

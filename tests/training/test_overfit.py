@@ -1,4 +1,4 @@
-"""Either family learns eight photographs by heart: network, losses, loop and validation fit together."""
+"""Every family learns eight photographs by heart: network, losses, loop and validation fit together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from yolopose.model import blocks
 from yolopose.model.sizes import SIZES
 from yolopose.training.command import main
 from yolopose.training.trainer import Trainer
+
+from ..ultralytics_files import unpacked
 
 pytest.importorskip("pycocotools")
 
@@ -42,11 +44,14 @@ def labels(data_dir: Path, tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["yolox-pose-nano", "yolov5s6-pose"])
+@pytest.mark.parametrize("family", ["yolox-pose-nano", "yolov5s6-pose", "yolov8n-pose.pt", "yolo26n-pose.pt"])
 def test_eight_photographs_are_learnt_by_heart(
     family: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if family != "yolox-pose-nano":
+    start = ["--model", family]
+    if family.endswith(".pt"):  # Ultralytics' random weights, of few channels
+        start = ["--weights", str(unpacked(family, tmp_path))]
+    if family == "yolov5s6-pose":
         monkeypatch.setitem(SIZES, family, replace(SIZES[family], width=0.25))
     # Statistics of batch norm that remember 33 steps would still be those of an earlier network after so few.
     monkeypatch.setattr(blocks, "BN_MOMENTUM", 0.1)
@@ -54,7 +59,7 @@ def test_eight_photographs_are_learnt_by_heart(
     save = Trainer.save
     monkeypatch.setattr(Trainer, "save", lambda self, name: save(self, name) if self.epoch == STEPS else None)
     given = [
-        "--data", labels, "--val", labels, "--model", family, "--imgsz", SIZE, "--output", tmp_path / "run",
+        "--data", labels, "--val", labels, *start, "--imgsz", SIZE, "--output", tmp_path / "run",
         "--epochs", STEPS, "--batch", 8, "--validate-every", STEPS, "--workers", 0, "--optimizer", "muon",
         "--lr", 4e-3, "--warmup", 10, "--weight-decay", 0, "--precision", "bf16", "--no-tensorboard", "--json",
         "--mosaic", 0, "--scale", 1, 1, "--degrees", 0, "--translate", 0, "--mirror", 0, "--hsv", 0, 0, 0,

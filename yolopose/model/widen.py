@@ -24,6 +24,8 @@ def widened(net: PoseNet, factor: int, *, seed: int = 0) -> PoseNet:
     Copies of a channel stand side by side, so that concatenations and additions need no care.
     Raises ValueError for a factor below 2 and for a network whose channels do not all grow by it.
     """
+    if net.config.table is not None:
+        raise ValueError(f"{net.config.name} cannot be widened: its layers come one by one from another's file")
     if factor < 2:
         raise ValueError(f"a network is widened by a whole factor of at least 2, not {factor}")
     config = named(replace(net.config, width=net.config.width * factor))
