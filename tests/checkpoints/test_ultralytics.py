@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,7 +101,7 @@ def test_saved_as_ours_it_is_the_same_network(name: str, tmp_path: Path) -> None
 def test_the_averaged_network_and_what_training_wrote_is_read(edited: Callable[[str, Change], Path]) -> None:
     def change(document: dict[str, Any], layers: Any) -> None:
         document["ema"], document["model"] = document["model"], None
-        document["train_args"] = {"imgsz": 300}
+        document["train_args"] = {"imgsz": 300, "data": PurePosixPath("data/athletes.yaml")}
         document["ema"].names = {0: "athlete"}
         made = type("IterableSimpleNamespace", (SimpleNamespace,), {"__module__": "ultralytics.utils"})
         sys.modules["ultralytics.utils"].IterableSimpleNamespace = made  # type: ignore[attr-defined]
@@ -111,7 +111,7 @@ def test_the_averaged_network_and_what_training_wrote_is_read(edited: Callable[[
     net = yolopose.load(edited(V8, change))
     assert net.input.size == 288  # the multiple of 32 below
     assert net.classes == ("athlete",)
-    assert net.weights_licence is None
+    assert net.weights_licence == "AGPL-3.0 (Ultralytics' own; the file does not say)"
 
 
 def test_other_keypoints_and_classes(edited: Callable[[str, Change], Path]) -> None:
@@ -127,10 +127,13 @@ def test_other_keypoints_and_classes(edited: Callable[[str, Change], Path]) -> N
     assert net.skeleton.name == "generic-5"
 
 
-def test_a_head_that_lost_its_one_to_one_branch_needs_nms(edited: Callable[[str, Change], Path]) -> None:
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_head_that_lost_its_one_to_one_branch_needs_nms(gone: bool, edited: Callable[[str, Change], Path]) -> None:
     def change(document: dict[str, Any], layers: Any) -> None:
         for name in [name for name in layers[-1]._modules if name.startswith("one2one_")]:
-            del layers[-1]._modules[name]
+            layers[-1]._modules[name] = None
+            if gone:
+                del layers[-1]._modules[name]
 
     net = yolopose.load(edited(V26, change))
     assert not net.one_to_one
@@ -152,9 +155,16 @@ def _set(part: str, **values: Any) -> Change:
     return change
 
 
-def _renamed(layer: int, name: str) -> Change:
+def _added(part: str, module: nn.Module) -> Change:
     def change(document: dict[str, Any], layers: Any) -> None:
-        module = layers[layer]
+        layers.get_submodule(part)._modules["9"] = module
+
+    return change
+
+
+def _renamed(part: str, name: str) -> Change:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        module = layers.get_submodule(part)
         made = type(name, (nn.Module,), {"__module__": "ultralytics.nn.modules.block"})
         setattr(sys.modules["ultralytics.nn.modules.block"], name, made)
         module.__class__ = made
@@ -170,8 +180,11 @@ def _activation(module: nn.Module) -> Change:
 
 
 def _fused(document: dict[str, Any], layers: Any) -> None:
+    """As their ``fuse`` leaves it: without batch norm, ``forward`` another method of the object."""
     for module in layers.modules():
-        module._modules.pop("bn", None)
+        if module._modules.pop("bn", None) is not None:
+            type(module).forward_fuse = nn.Module.forward
+            module.forward = module.forward_fuse
 
 
 def _bins(document: dict[str, Any], layers: Any) -> None:
@@ -181,8 +194,8 @@ def _bins(document: dict[str, Any], layers: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "error", "said"),
     [
-        (V8, _renamed(2, "A2C2f"), CheckpointError, "layer 2 is A2C2f; of Ultralytics' networks those of YOLOv8"),
-        (V8, _renamed(22, "Detect"), UnknownCheckpoint, "for PoseModel ending in Detect, not for poses"),
+        (V8, _renamed("2", "A2C2f"), CheckpointError, "layer 2 is A2C2f; of Ultralytics' networks those of YOLOv8"),
+        (V8, _renamed("22", "Detect"), UnknownCheckpoint, "for PoseModel ending in Detect, not for poses"),
         (V8, _set("22", kpt_shape=[17, 2]), UnknownCheckpoint, r"its keypoints are \[17, 2\], without visibility"),
         (V8, _set("22", kpt_shape="many"), CheckpointError, "lacks its keypoints or classes"),
         (V8, _set("22", f=[15, 18, 99]), CheckpointError, "layers do not fit each other: the head takes the output"),
@@ -208,7 +221,16 @@ def _bins(document: dict[str, Any], layers: Any) -> None:
             "tensor 'model.2.cv2.conv.weight' of C2f pose networks is missing",
         ),
         (V8, _deleted("22.cv4.0.1"), CheckpointError, "do not fit the network that they describe"),
-        (V11, _set("10.m.0.attn", num_heads=2), CheckpointError, "has 2 heads of"),
+        (V11, _set("10.m.0.attn", num_heads=2), CheckpointError, "has 2 heads, "),
+        (V11, _set("10.m.0.attn", scale=1.0), CheckpointError, "scaled by 1.0"),
+        (V11, _set("10.m.0.attn", num_heads=1 << 50), CheckpointError, "heads, "),
+        (V11, _renamed("4.m.0", "Bottleneck_SimAM"), CheckpointError, "model.4.m.0 is Bottleneck_SimAM, which is not"),
+        (V8, _renamed("4.cv1", "ConvSimAM"), CheckpointError, "model.4.cv1 is ConvSimAM, which is not known in C2f"),
+        (V8, _renamed("4.cv1.bn", "SyncBatchNorm"), CheckpointError, "model.4.cv1.bn is SyncBatchNorm, which is not"),
+        (V8, _added("22.cv2.0", nn.Dropout()), CheckpointError, "model.22.cv2.0.9 is Dropout, which is not known in"),
+        (V8, _set("9.m", dilation=2), CheckpointError, "pools 3 times over 5"),
+        (V8, _set("9.m", ceil_mode=True), CheckpointError, "pools 3 times over 5"),
+        (V8, _set("4.m.0", add=None), CheckpointError, "does not say if it adds its input"),
         (V11, _set("10.m.0", add=False), CheckpointError, "some blocks of layer 10 add their input and others do not"),
         (V26, _deleted("23.one2one_cv4_kpts"), CheckpointError, "do not fit the network that they describe"),
     ],
@@ -230,12 +252,44 @@ def test_nothing_of_the_file_runs(edited: Callable[[str, Change], Path]) -> None
         yolopose.load(edited(V8, lambda document, layers: document.update(extra=Trap())))
 
 
+def _nested(depth: int) -> Any:
+    value: Any = ()
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_set("4.m.0", add=_nested(60)), _set("1.conv", kernel_size=(_nested(60), _nested(60))),
+     _set("9.m", kernel_size=_nested(60)), _set("11", d=_nested(60)), _set("22", kpt_shape=[_nested(60), 3])],
+)  # fmt: skip
+def test_values_that_take_for_ever_to_hash_or_compare(change: Change, edited: Callable[[str, Change], Path]) -> None:
+    with pytest.raises(CheckpointError):
+        yolopose.load(edited(V8, change))
+
+
+def test_a_head_without_the_coarsest_level(edited: Callable[[str, Change], Path]) -> None:
+    """Its sizes are multiples of 32 all the same: the layers that it does not look at need whole cells."""
+
+    def change(document: dict[str, Any], layers: Any) -> None:
+        head = layers[-1]
+        head.f, head.stride = [15, 18], torch.tensor([8.0, 16.0])
+        for part in (head.cv2, head.cv3, head.cv4):
+            del part._modules["2"]
+
+    net = yolopose.load(edited(V8, change))
+    assert net.input.multiple == 32
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, 96, 96)).boxes.shape == (1, 144 + 36, 4)
+
+
 def test_a_detection_network_is_told_apart(edited: Callable[[str, Change], Path]) -> None:
     def change(document: dict[str, Any], layers: Any) -> None:
         made = type("DetectionModel", (nn.Module,), {"__module__": "ultralytics.nn.tasks"})
         sys.modules["ultralytics.nn.tasks"].DetectionModel = made  # type: ignore[attr-defined]
         document["model"].__class__ = made
-        _renamed(22, "Detect")(document, layers)
+        _renamed("22", "Detect")(document, layers)
 
     with pytest.raises(UnknownCheckpoint, match="is a network of Ultralytics for detection, not for poses"):
         yolopose.load(edited(V8, change))

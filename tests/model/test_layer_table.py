@@ -14,7 +14,7 @@ from yolopose.model.fuse import fuse_conv_bn
 from yolopose.model.layer_table import DistanceSettings, Layer, LayerTable
 from yolopose.model.net_config import NetConfig
 from yolopose.model.sizes import build
-from yolopose.model.split_blocks import Attention
+from yolopose.model.split_blocks import Attention, SplitJoin
 
 from .tables import TABLES, V8, conv, small_config
 
@@ -84,6 +84,26 @@ def test_attention_is_that_of_pytorch() -> None:
     torch.testing.assert_close(block(x), block.project(seen + block.position(flat)), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("first", [True, False])
+def test_one_half_is_worked_on_and_keeps_its_place(first: bool) -> None:
+    """C2 works on the first half, C2PSA on the second."""
+    torch.manual_seed(0)
+    block = SplitJoin(6, 10, 4, [nn.Conv2d(4, 4, 1)], first=first, activation="silu").eval()
+    x = torch.randn(1, 6, 3, 3)
+    halves = [part.contiguous() for part in block.split(x).split(4, dim=1)]
+    halves[0 if first else 1] = block.blocks[0](halves[0 if first else 1])
+    torch.testing.assert_close(block(x), block.final(torch.cat(halves, dim=1)))
+
+
+def test_sizes_are_multiples_of_the_coarsest_map() -> None:
+    """Also where the head does not look at it."""
+    table = replace(V8, levels=V8.levels[:1])
+    assert (table.strides, table.multiple) == ((8,), 16)
+    with pytest.raises(ValueError, match="attention heads"):
+        Attention(129)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -96,6 +116,9 @@ def test_attention_is_that_of_pytorch() -> None:
         ({"repeats": 0}, "0 repeats"),
         ({"kernel": 2}, "a kernel of 2"),
         ({"stride": 3}, "a stride of 3"),
+        ({"channels": 8.0}, "a layer 'conv' of"),
+        ({"kernel": 3.0}, "a layer 'conv' of"),
+        ({"shortcut": "no"}, "'no'"),
     ],
 )
 def test_layers_that_cannot_be(change: dict[str, Any], said: str) -> None:
@@ -108,11 +131,17 @@ def test_layers_that_cannot_be(change: dict[str, Any], said: str) -> None:
     [
         ((), (0,), "a table of 0 layers"),
         ((conv(-1, 8),), (), "0 of them for the head"),
-        ((conv(0, 8),), (0,), "not before it"),
+        ((conv(0, 8),), (0,), "the first layer is no convolution of the images"),
+        ((Layer("upsample", (-1,)),), (0,), "the first layer is no convolution of the images"),
+        ((conv(-1, 8), conv(1, 8)), (1,), "no layer before it"),
+        ((conv(-1, 8), conv(-1, 8)), (1,), "no layer before it"),
         ((conv(-1, 8),), (1,), "the head takes the output of"),
         ((conv(-1, 8), conv(0, 8)), (1, 0), "finest first"),
-        ((conv(-1, 8), Layer("concat", (-1, 0))), (1,), "joins maps of strides"),
-        ((Layer("upsample", (-1,)),), (0,), "finer than the images"),
+        ((conv(-1, 8), conv(0, 8), Layer("concat", (0, 1))), (2,), "joins maps of strides"),
+        ((conv(-1, 8), Layer("upsample", (0,)), Layer("upsample", (1,))), (2,), "finer than the images"),
+        ((conv(-1, 8), Layer("pool", (0,), 16, kernel=5, shortcut=True)), (1,), "adds 8 channels to 16"),
+        ((conv(-1, 8), *(Layer("concat", (n, n)) for n in range(40))), (40,), "layer 12 has 32768 channels"),
+        ((conv(-1, 8), *(replace(V8.layers[2], sources=(n,), repeats=100) for n in range(8))), (1,), "more blocks"),
     ],
 )
 def test_tables_that_cannot_be(layers: tuple[Layer, ...], levels: tuple[int, ...], said: str) -> None:
@@ -121,7 +150,7 @@ def test_tables_that_cannot_be(layers: tuple[Layer, ...], levels: tuple[int, ...
 
 
 def test_heads_that_cannot_be() -> None:
-    for wrong in ({"box_width": 0}, {"bins": 0}, {"bins": 65}):
+    for wrong in ({"box_width": 0}, {"bins": 0}, {"bins": 65}, {"bins": 1.0}, {"half_cell": 1}):
         with pytest.raises(ValueError, match="a head of"):
             DistanceSettings(**({"box_width": 8, "class_width": 8, "keypoint_width": 8} | wrong))
     with pytest.raises(ValueError, match="lacks its table"):

@@ -20,6 +20,7 @@ from .stand_ins import (
     InertStorage,
     InertTensor,
     Name,
+    StandIn,
     StandInType,
     check_keys,
     refuse,
@@ -162,15 +163,25 @@ class _Scalar(Call):
             return None
 
 
+class _Path(Call):
+    """pathlib's paths: always the same text, for nothing here depends on where a file lay."""
+
+    __slots__ = ()
+
+    def __call__(self, *_parts: Any) -> str:
+        return "path"
+
+
 class _Attribute(Call):
-    """getattr as mmengine's training logs use it, to name a method of one of their classes: a name, nothing else."""
+    """getattr as mmengine's training logs use it, to name a method of one of their classes, and as networks whose
+    ``forward`` was replaced have it, of an object: a name, nothing else."""
 
     __slots__ = ()
 
     def __call__(self, owner: Any, name: Any) -> Name:
-        if not isinstance(owner, StandInType) or not isinstance(name, str):
+        if not isinstance(owner, StandInType | StandIn) or not isinstance(name, str):
             refuse("builtins.getattr")
-        full = f"{owner.__qualname__}.{name}"
+        full = f"{owner.__qualname__ if isinstance(owner, StandInType) else type(owner).__qualname__}.{name}"
         if len(full) > MAX_NAME:
             refuse("builtins.getattr")
         return Name(full)
@@ -185,6 +196,11 @@ ALLOWED: dict[str, Any] = {
     "builtins.getattr": _Attribute(),
     "__builtin__.getattr": _Attribute(),
     "_codecs.encode": _Encode(),
+    **{
+        f"{module}.{kind}Path": _Path()
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("Posix", "Windows", "PurePosix", "PureWindows")
+    },
     "torch.Size": _Tuple(),
     "torch.device": _Device(),
     "torch._utils._rebuild_tensor": _Tensor(),

@@ -45,10 +45,14 @@ class Document:
         self.path, self.content, self.sha256 = path, content, sha256
         self._spans = spans  # storage key -> position and length in the file, bytes
 
+    def check_count(self, tensors: int) -> None:
+        """CheckpointError for more than any network has."""
+        if tensors > MAX_TENSORS:
+            raise CheckpointError(f"{self.path}: {tensors} tensors are more than any network here has")
+
     def check(self, tensors: Mapping[str, InertTensor]) -> None:
         """CheckpointError unless the file holds ``tensors``, so that their shapes may be believed."""
-        if len(tensors) > MAX_TENSORS:
-            raise CheckpointError(f"{self.path}: {len(tensors)} tensors are more than any network here has")
+        self.check_count(len(tensors))
         size = sum(self._extent(inert, name) for name, inert in tensors.items())
         if size > MAX_SHARING * self.path.stat().st_size:
             raise CheckpointError(f"{self.path}: its tensors fill {size} bytes, many times as many as the file has")

@@ -78,6 +78,7 @@ def named_tensors(network: Any, document: Document) -> dict[str, InertTensor]:
         for name, value in {**state.get("_parameters", {}), **state.get("_buffers", {})}.items():
             if isinstance(value, InertTensor) and name not in skipped:
                 found[f"{prefix}.{name}" if prefix else str(name)] = value
+        document.check_count(len(found))  # here: modules may share what they hold
     document.check(found)
     return found
 

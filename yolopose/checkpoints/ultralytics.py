@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 from yolopose.runtime.skeleton import Skeleton
@@ -33,6 +34,7 @@ TASKS = {
 }  # fmt: skip
 ONE_TO_ONE = "one2one_"
 LICENCE = 200  # characters of it that are kept
+LICENCE_UNSAID = "AGPL-3.0 (Ultralytics' own; the file does not say)"
 
 
 def recognises(content: Any) -> bool:
@@ -50,37 +52,48 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         found = TASKS.get(pickled.kind_of(network), f"{pickled.kind_of(network)} ending in {kind or 'nothing'}")
         raise UnknownCheckpoint(f"{document.path} is a network of Ultralytics for {found}, not for poses")
     pickled.check_norms(network, document)
-    check_modules(network, document)
     tensors = pickled.named_tensors(network, document)
+    at_head = f"model.{len(layers) - 1}."
+    settings, dropped = _head_settings(head, at_head, tensors, document)
+    check_modules(network, dropped, document)
     rows = [read_layer(number, layer, tensors, document) for number, layer in enumerate(layers[:-1])]
-    settings, dropped = _head_settings(head, f"model.{len(rows)}.", tensors, document)
     try:
         table = LayerTable(tuple(rows), _sources(head, document), settings)
-        strides = table.strides
     except ValueError as error:
         raise CheckpointError(f"{document.path}: its layers do not fit each other: {error}") from error
-    _check_strides(head, strides, document)
+    _check_strides(head, table.strides, document)
     points, classes = _counts(head, document)
     config = NetConfig(
         name="",
         family=_family(kind, layers),
         depth=1.0,
         width=1.0,
-        input=_input(document.content, network, strides[-1]),
+        input=_input(document.content, network, table.multiple),
         skeleton=transfer.skeleton_for(points, skeleton, document),
         classes=transfer.class_names(classes, document, vars(network).get("names")),
         head="distance",
         table=table,
     )
     config = replace(config, name=_name(config, network))
-    rules = [rule for number, row in enumerate(rows) for rule in layer_rules(number, row, table.neck_begins)]
-    rules += _head_rules(f"model.{len(rows)}.", settings, kind)
-    kept = {name: tensor for name, tensor in tensors.items() if not any(name.startswith(start) for start in dropped)}
-    net = transfer.filled_net(config, transfer.rename_all(kept, rules, document), document)
+    rules = {f"model.{number}.": layer_rules(number, row, table.neck_begins) for number, row in enumerate(rows)}
+    rules[at_head] = _head_rules(at_head, settings, kind)
+    renamed: dict[str, Tensor] = {}
+    for start, some in _by_layer(tensors).items():
+        kept = {name: tensor for name, tensor in some.items() if not name.startswith(dropped)}
+        renamed |= transfer.rename_all(kept, rules.get(start, ()), document)
+    net = transfer.filled_net(config, renamed, document)
     net.source_format = FORMAT
     licence = document.content.get("license")
-    net.weights_licence = licence[:LICENCE] if isinstance(licence, str) and licence else None
+    net.weights_licence = licence[:LICENCE] if isinstance(licence, str) and licence else LICENCE_UNSAID
     return net
+
+
+def _by_layer(tensors: dict[str, InertTensor]) -> dict[str, dict[str, InertTensor]]:
+    """By the start of their names, such as "model.7."."""
+    found: dict[str, dict[str, InertTensor]] = {}
+    for name, tensor in tensors.items():
+        found.setdefault(".".join(name.split(".", 2)[:2]) + ".", {})[name] = tensor
+    return found
 
 
 def _network(content: Any) -> StandIn | None:
@@ -116,9 +129,12 @@ def _counts(head: Any, document: Document) -> tuple[int, int]:
 
 def _head_settings(
     head: Any, prefix: str, tensors: dict[str, InertTensor], document: Document
-) -> tuple[DistanceSettings, list[str]]:
-    """What the head is made of, and the starts of names of what only its training needs."""
-    one_to_one = f"{ONE_TO_ONE}cv2" in pickled.children(head)
+) -> tuple[DistanceSettings, tuple[str, ...]]:
+    """What the head is made of, and the starts of names of what only its training needs.
+
+    Of two branches the one is taken that gives each person once.
+    """
+    one_to_one = pickled.children(head).get(f"{ONE_TO_ONE}cv2") is not None  # None after their ``fuse``
     last = pickled.kind_of(head) == "Pose26"
     start = ONE_TO_ONE if one_to_one else ""
 
@@ -142,7 +158,7 @@ def _head_settings(
         _check_bins(tensors.get(f"{prefix}dfl.conv.weight"), bins, document)
     towers = ("cv2.", "cv3.", "cv4.", *(("cv4_kpts.",) if last else ()))
     dropped = [f"{prefix}dfl.", f"{prefix}flow_model.", f"{prefix}cv4_sigma.", f"{prefix}{ONE_TO_ONE}cv4_sigma."]
-    return settings, dropped + ([f"{prefix}{tower}" for tower in towers] if one_to_one else [])
+    return settings, (*dropped, *(f"{prefix}{tower}" for tower in towers if one_to_one))
 
 
 def _check_bins(weight: InertTensor | None, bins: int, document: Document) -> None:
@@ -169,7 +185,7 @@ def _name(config: NetConfig, network: StandIn) -> str:
     scale = description.get("scale") if isinstance(description, dict) else None
     letter = scale if isinstance(scale, str) and re.fullmatch("[nsmlx]", scale) else ""
     assert config.table is not None
-    more = "-p6" if len(config.table.levels) == 4 else ""
+    more = "-p6" if config.table.strides[-1] == 64 else ""
     return f"{config.family.removesuffix('-pose')}{letter}-pose{more}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from yolopose.runtime.errors import CheckpointError
 
-from ..model.layer_table import Layer
+from ..model.layer_table import MAX_CHANNELS, Layer
 from ..model.layered import CSP_REPEATS
 from ..model.split_blocks import attention_heads
 from . import pickled, transfer
@@ -23,6 +23,28 @@ BLOCKS = {"Bottleneck": "bottleneck", "C3k": "csp", "PSABlock": "attention", "Se
 # Where a block has no activation; the first of the pooling may have none.
 _LINEAR = re.compile(r"(attn\.(qkv|proj|pe)|ffn\.1)\.act$")
 _POOL_LINEAR = re.compile(r"^model\.\d+\.cv1\.act$")
+# What each kind of module is made of, "*" for members by number. A class of another name may compute something else.
+_BLOCK = {"conv": ("Conv2d",), "bn": ("BatchNorm2d",)}  # and the activation, see below
+_STAGE = {"cv1": ("Conv",), "cv2": ("Conv",), "m": ("ModuleList", "Sequential")}
+_LISTS = {"*": ("Sequential", "ModuleList", "Conv", "DWConv", "Conv2d", "Bottleneck", "C3k", "PSABlock")}
+_PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "Conv": _BLOCK,
+    "DWConv": _BLOCK,
+    "C2f": _STAGE,
+    "C3k2": _STAGE,
+    "C2": _STAGE,
+    "C2PSA": _STAGE,
+    "C3k": {**_STAGE, "cv3": ("Conv",)},
+    "Bottleneck": {"cv1": ("Conv",), "cv2": ("Conv",)},
+    "PSABlock": {"attn": ("Attention",), "ffn": ("Sequential",)},
+    "Attention": {"qkv": ("Conv",), "proj": ("Conv",), "pe": ("Conv",)},
+    "SPPF": {"cv1": ("Conv",), "cv2": ("Conv",), "m": ("MaxPool2d",)},
+    "Pose": {"*": ("ModuleList",)},
+    "Pose26": {"*": ("ModuleList",)},
+    "Sequential": _LISTS,
+    "ModuleList": _LISTS,
+    **{kind: {} for kind in ("Conv2d", "BatchNorm2d", "SiLU", "Identity", "MaxPool2d", "Upsample", "Concat")},
+}
 
 
 def read_layer(number: int, module: Any, tensors: Mapping[str, InertTensor], document: Document) -> Layer:
@@ -56,7 +78,8 @@ def read_layer(number: int, module: Any, tensors: Mapping[str, InertTensor], doc
     if kind == "SPPF":
         pool = vars(pickled.children(module)["m"])
         window, pools = pool.get("kernel_size"), state.get("n", 3)
-        if type(window) is not int or pool.get("stride") != 1 or pool.get("padding") != window // 2 or pools != 3:
+        plain = (pool.get("stride"), pool.get("dilation", 1), pool.get("ceil_mode", False)) == (1, 1, False)
+        if type(window) is not int or not plain or pool.get("padding") != window // 2 or pools != 3:
             raise CheckpointError(f"{document.path}: layer {number} pools {brief(pools)} times over {brief(window)}")
         act = pickled.children(pickled.children(module)["cv1"]).get("act")
         return _checked(
@@ -90,49 +113,70 @@ def _checked(document: Document, **fields: Any) -> Layer:
 
 
 def _square(pair: Any) -> bool:
-    return isinstance(pair, tuple) and len(pair) == 2 and pair[0] == pair[1] and type(pair[0]) is int
+    """Of two equal numbers; types first, for comparing what a file may hold can last for ever."""
+    return isinstance(pair, tuple) and len(pair) == 2 and type(pair[0]) is type(pair[1]) is int and pair[0] == pair[1]
 
 
 def _sources(number: int, given: Any, document: Document) -> tuple[int, ...]:
     """Absolute numbers; theirs are relative where negative."""
     listed = given if isinstance(given, list) else [given]
-    if not all(type(source) is int and -number - 1 <= source < number for source in listed):
+    if not all(type(source) is int and -max(number, 1) <= source < number for source in listed):
         raise CheckpointError(f"{document.path}: layer {number} takes {brief(given)}, which are no layers before it")
     return tuple(source if source >= 0 else number + source for source in listed)
 
 
 def _shortcut(number: int, module: Any, document: Document) -> bool:
     """Whether the bottlenecks add their input: all or none; those with attention always do."""
-    found: dict[str, set[Any]] = {"Bottleneck": set(), "PSABlock": set()}
+    found: dict[str, set[bool]] = {"Bottleneck": set(), "PSABlock": set()}
     for part in pickled.modules_of(module, document).values():
         if (kind := pickled.kind_of(part)) in found:
-            found[kind].add(vars(part).get("add"))
+            adds = vars(part).get("add")
+            if type(adds) is not bool:
+                raise CheckpointError(f"{document.path}: a block of layer {number} does not say if it adds its input")
+            found[kind].add(adds)
     if found["PSABlock"] - {True} or len(found["Bottleneck"]) > 1:
         raise CheckpointError(f"{document.path}: some blocks of layer {number} add their input and others do not")
     return found["Bottleneck"] == {True}
 
 
-def check_modules(network: Any, document: Document) -> None:
-    """What shapes do not show. Raises CheckpointError for convolutions, activations or attention of another make."""
-    modules = pickled.modules_of(network, document)
+def check_modules(network: Any, dropped: tuple[str, ...], document: Document) -> None:
+    """What shapes do not show. Raises CheckpointError for modules that are not known where they stand, and for
+    convolutions, activations or attention of another make. dropped: starts of names that are not used."""
+    modules = {
+        name: module
+        for name, module in pickled.modules_of(network, document).items()
+        if not f"{name}.".startswith(dropped)
+    }
     if not any(pickled.kind_of(module) == "BatchNorm2d" for module in modules.values()):
         raise CheckpointError(
             f"{document.path}: batch norm is folded into its convolutions already, such a network cannot be trained; "
             "give the file before model.fuse(), or export it to ONNX there and import that"
         )
     for name, module in modules.items():
-        kind, state = pickled.kind_of(module), vars(module)
+        kind = pickled.kind_of(module)
         if kind == "Conv2d":
-            _check_conv(name, state, document)
+            _check_conv(name, vars(module), document)
         elif kind == "Attention":
             _check_attention(name, module, document)
         elif name.endswith(".act"):
-            linear = bool(_LINEAR.search(name)) or (
-                bool(_POOL_LINEAR.match(name)) and pickled.kind_of(modules[name.rsplit(".", 2)[0]]) == "SPPF"
-            )
-            wanted = {"Identity"} if _LINEAR.search(name) else {"SiLU", "Identity"} if linear else {"SiLU"}
-            if kind not in wanted:
-                raise CheckpointError(f"{document.path}: the activation {name} is {kind}; SiLU is supported")
+            _check_activation(name, modules, document)
+        if kind not in _PARTS or name == "model":  # layers, which read_layer knows
+            continue
+        for part in pickled.children(module):
+            child = modules.get(f"{name}.{part}")  # None: there is none, or it is not used
+            wanted = _PARTS[kind].get(part, _PARTS[kind].get("*", ()))
+            if part != "act" and child is not None and pickled.kind_of(child) not in wanted:
+                raise CheckpointError(
+                    f"{document.path}: {name}.{part} is {pickled.kind_of(child)}, which is not known in {kind}"
+                )
+
+
+def _check_activation(name: str, modules: Mapping[str, StandIn], document: Document) -> None:
+    kind = pickled.kind_of(modules[name])
+    pool = _POOL_LINEAR.match(name) and pickled.kind_of(modules[name.rsplit(".", 2)[0]]) == "SPPF"
+    wanted = ("Identity",) if _LINEAR.search(name) else ("SiLU", "Identity") if pool else ("SiLU",)
+    if kind not in wanted:
+        raise CheckpointError(f"{document.path}: the activation {name} is {kind}; SiLU is supported")
 
 
 def _check_conv(name: str, state: Mapping[str, Any], document: Document) -> None:
@@ -145,10 +189,13 @@ def _check_conv(name: str, state: Mapping[str, Any], document: Document) -> None
 
 
 def _check_attention(name: str, module: StandIn, document: Document) -> None:
-    heads, values, keys = (vars(module).get(key) for key in ("num_heads", "head_dim", "key_dim"))
-    if not (type(heads) is type(values) is int and heads == attention_heads(heads * values) and keys == values // 2):
+    found = [vars(module).get(key) for key in ("num_heads", "head_dim", "key_dim")]
+    heads, values, keys = (number if type(number) is int and 0 < number <= MAX_CHANNELS else 0 for number in found)
+    scale = vars(module).get("scale")
+    known = heads * keys > 0 and heads == attention_heads(heads * values) and keys == values // 2
+    if not known or not isinstance(scale, float) or abs(scale - float(keys) ** -0.5) > 1e-6:
         raise CheckpointError(
-            f"{document.path}: {name} has {brief(heads)} heads of {brief(values)} and {brief(keys)} channels"
+            f"{document.path}: {name} has {' heads, '.join(map(brief, found))} channels, scaled by {brief(scale)}"
         )
 
 

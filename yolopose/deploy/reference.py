@@ -16,7 +16,7 @@ from yolopose.runtime.result import PoseResult
 
 from ..model.pose_net import PoseNet, Predictions
 
-NO_SUPPRESSION = 2.0  # no IoU exceeds it
+NO_SUPPRESSION = 1.0  # as an IoU threshold
 
 
 def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.ndarray:
@@ -25,6 +25,8 @@ def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_th
     boxes: (n, 4) float32 xyxy; scores: (n,); labels: (n,), boxes of different labels never suppress each other.
     """
     order = np.argsort(-scores, kind="stable")
+    if iou_threshold >= 1:  # no IoU exceeds it
+        return order
     boxes, labels = boxes[order], labels[order]
     extent = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     area = extent[:, 0] * extent[:, 1]

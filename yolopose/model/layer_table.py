@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-IMAGES = -1  # as a source: the network's input
+IMAGES = -1  # as the source of the first layer: the network's input
 KINDS = ("conv", "gather", "join-first", "join-second", "pool", "upsample", "concat")
 BLOCKS = ("bottleneck", "csp", "attention", "bottleneck-attention")
-MAX_LAYERS, MAX_CHANNELS, MAX_REPEATS = 200, 16_384, 100  # several times what is published
+MAX_LAYERS, MAX_CHANNELS, MAX_BLOCKS = 200, 16_384, 300  # of a network; several times what is published
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Layer:
     """
 
     kind: str
-    sources: tuple[int, ...]  # numbers of earlier layers, or IMAGES
+    sources: tuple[int, ...]  # numbers of earlier layers; of the first one IMAGES
     channels: int = 0  # of the output
     kernel: int = 1
     stride: int = 1
@@ -36,13 +36,16 @@ class Layer:
     linear: bool = False  # no activation before the pooling
 
     def __post_init__(self) -> None:
+        numbers = (self.channels, self.kernel, self.stride, self.hidden, self.repeats, self.width, *self.sources)
+        if not all(type(number) is int for number in numbers) or not type(self.shortcut) is type(self.linear) is bool:
+            raise ValueError(f"a layer {self.kind!r} of {numbers}, {self.shortcut!r} and {self.linear!r}")
         if self.kind not in KINDS or self.block not in BLOCKS:
             raise ValueError(f"there is no layer {self.kind!r} of {self.block!r}")
         if not self.sources or (self.kind != "concat" and len(self.sources) != 1):
             raise ValueError(f"a layer {self.kind!r} of {len(self.sources)} inputs")
         if not all(0 <= number <= MAX_CHANNELS for number in (self.channels, self.hidden, self.width)):
             raise ValueError(f"a layer of {self.channels}, {self.hidden} and {self.width} channels")
-        if not (1 <= self.repeats <= MAX_REPEATS and self.kernel in (1, 3, 5, 7, 9) and self.stride in (1, 2)):
+        if not (1 <= self.repeats <= MAX_BLOCKS and self.kernel in (1, 3, 5, 7, 9) and self.stride in (1, 2)):
             raise ValueError(f"{self.repeats} repeats, a kernel of {self.kernel}, a stride of {self.stride}")
 
 
@@ -60,6 +63,9 @@ class DistanceSettings:
 
     def __post_init__(self) -> None:
         widths = (self.box_width, self.class_width, self.keypoint_width)
+        flags = (self.depthwise_classes, self.half_cell, self.one_to_one)
+        if not all(type(number) is int for number in (*widths, self.bins)) or not all(type(f) is bool for f in flags):
+            raise ValueError(f"a head of {widths} channels, {self.bins!r} bins and {flags}")
         if not all(1 <= number <= MAX_CHANNELS for number in widths) or not 1 <= self.bins <= 64:
             raise ValueError(f"a head of {widths} channels and {self.bins} bins")
 
@@ -75,14 +81,30 @@ class LayerTable:
     def __post_init__(self) -> None:
         if not 1 <= len(self.layers) <= MAX_LAYERS or not self.levels:
             raise ValueError(f"a table of {len(self.layers)} layers, {len(self.levels)} of them for the head")
-        for number, layer in enumerate(self.layers):
-            if not all(IMAGES <= source < number for source in layer.sources):
-                raise ValueError(f"layer {number} takes the output of {layer.sources}, which is not before it")
-        if not all(0 <= level < len(self.layers) for level in self.levels):
+        if sum(layer.repeats + len(layer.sources) for layer in self.layers) > MAX_BLOCKS + 2 * MAX_LAYERS:
+            raise ValueError(f"more blocks or joints than any network here has, {MAX_BLOCKS}")
+        if (self.layers[0].kind, self.layers[0].sources) != ("conv", (IMAGES,)):  # the one whose colours can be turned
+            raise ValueError("the first layer is no convolution of the images")
+        for number, layer in enumerate(self.layers[1:], 1):
+            if not all(0 <= source < number for source in layer.sources):
+                raise ValueError(f"layer {number} takes the output of {layer.sources}, which is no layer before it")
+        if not all(type(level) is int and 0 <= level < len(self.layers) for level in self.levels):
             raise ValueError(f"the head takes the output of {self.levels}, of {len(self.layers)} layers")
+        self._check_widths()
         strides = self.strides
         if list(strides) != sorted(set(strides)):
             raise ValueError(f"levels of strides {strides}; finest first is wanted, each once")
+
+    def _check_widths(self) -> None:
+        """ValueError where maps of too many channels meet, or an input is added to maps of other channels."""
+        widths = {IMAGES: 3}
+        for number, layer in enumerate(self.layers):
+            incoming = sum(widths[source] for source in layer.sources)
+            widths[number] = incoming if layer.kind in ("upsample", "concat") else layer.channels
+            if not 1 <= widths[number] <= MAX_CHANNELS:
+                raise ValueError(f"layer {number} has {widths[number]} channels")
+            if layer.kind == "pool" and layer.shortcut and incoming != layer.channels:
+                raise ValueError(f"layer {number} adds {incoming} channels to {layer.channels}")
 
     @property
     def neck_begins(self) -> int:
@@ -92,16 +114,29 @@ class LayerTable:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of the levels, in pixels. Raises ValueError where maps of several sizes meet."""
-        found: dict[int, float] = {IMAGES: 1.0}
+        """Of the levels, in pixels, finest first."""
+        every = self._strides()
+        return tuple(every[level] for level in self.levels)
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this many pixels: the coarsest map of all has whole cells."""
+        return max(self._strides().values())
+
+    def _strides(self) -> dict[int, int]:
+        """By row. Raises ValueError where maps of several sizes meet, or are finer than the images."""
+        found = {IMAGES: 1}
         for number, layer in enumerate(self.layers):
             given = {found[source] for source in layer.sources}
             if len(given) != 1:
                 raise ValueError(f"layer {number} joins maps of strides {sorted(given)}")
-            found[number] = given.pop() * (0.5 if layer.kind == "upsample" else layer.stride)
-        if any(found[level] != int(found[level]) for level in self.levels):
-            raise ValueError("levels finer than the images")
-        return tuple(int(found[level]) for level in self.levels)
+            stride = given.pop() * layer.stride
+            if layer.kind == "upsample":
+                if stride % 2:
+                    raise ValueError(f"layer {number} is finer than the images")
+                stride //= 2
+            found[number] = stride
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

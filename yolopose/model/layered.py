@@ -31,7 +31,7 @@ class LayerStack(nn.Module):
         self.layers = nn.ModuleDict()
         for number, layer in rows.items():
             incoming = sum(widths[source] for source in layer.sources)
-            widths[number] = layer.channels or incoming
+            widths[number] = incoming if layer.kind in ("upsample", "concat") else layer.channels
             self.layers[str(number)] = _module(layer, incoming, activation)
         self.rows, self.given, self.wanted = dict(rows), tuple(given), wanted
         self.channels = tuple(widths[number] for number in wanted)

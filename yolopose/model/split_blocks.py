@@ -66,6 +66,8 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = attention_heads(channels)
+        if channels % self.heads:
+            raise ValueError(f"{channels} channels are not of {self.heads} equal attention heads")
         self.value_width = channels // self.heads
         self.key_width = self.value_width // 2
         self.qkv = ConvBlock(channels, channels + 2 * self.heads * self.key_width, activation=None)
@@ -77,7 +79,9 @@ class Attention(nn.Module):
         query, key, value = rows.split(
             (self.key_width, self.key_width, self.value_width), dim=2
         )  # (B, heads, c, cells)
-        weights = ((query.transpose(2, 3) @ key) * self.key_width**-0.5).softmax(dim=3)
+        weights = ((query * self.key_width**-0.5).transpose(2, 3) @ key).softmax(
+            dim=3
+        )  # scaled first: float16 has room
         seen = (value @ weights.transpose(2, 3)).reshape(x.shape)
         return self.project(seen + self.position(value.reshape(x.shape)))
 
