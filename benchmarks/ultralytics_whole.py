@@ -25,7 +25,7 @@ import numpy as np
 from yolopose.evaluation import iou_matrix
 from yolopose.runtime import PoseEstimator, read_image
 from yolopose.runtime.console import Console, parser, run
-from yolopose.runtime.errors import BackendError
+from yolopose.runtime.errors import BackendError, DataError
 from yolopose.runtime.images import list_images
 from yolopose.runtime.letterbox import letterbox, place
 from yolopose.runtime.machine import machine_now
@@ -68,6 +68,8 @@ def compare_photographs(
             for row in np.flatnonzero(nearest.max(axis=1, initial=0) >= 0.5):
                 points = ours.keypoints[nearest[row].argmax()]
                 largest.append(float(np.abs(points - theirs.keypoints[row]).max()))
+    if not largest:
+        raise DataError(f"nobody was found in {len(files)} photographs by both at score {SCORE}: give others")
     report = compare_people(expected, found, skeleton, SCORE, iou_threshold=IOU).to_dict()
     shares = dict(zip(("p50_px", "p90_px", "p99_px"), np.quantile(largest, (0.5, 0.9, 0.99)).tolist(), strict=True))
     return report | shares  # of the keypoint that is farthest off, person by person

@@ -49,6 +49,7 @@ Say = Callable[[str], None]
 RANGE_IMAGES = 16  # on which the range of float16 is measured
 LIMIT = 64  # images that float32 and float16 are judged by
 INT8_SCENES = 2 * CALIBRATION + 64  # synthetic, where no photographs are named
+_USUAL = (NmsInfo().candidates, NmsInfo().iou_threshold)
 NEVER_REDUCED = ("prediction convolutions", "decode", "nms")
 
 
@@ -142,6 +143,8 @@ def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress
     output_folder(target.parent)
     say(f"{config.weights}: {subject.told}")
     nms = subject.settle(config.nms)
+    if subject.finished and (config.nms.candidates, config.nms.iou_threshold) != _USUAL:
+        say("--candidates and --iou decide nothing here: each person comes once, and --max-people limits them")
     steps: list[str] = []
 
     def step(text: str) -> None:

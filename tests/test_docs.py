@@ -61,8 +61,16 @@ def test_a_plan_in_two_slots(workplace: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
     for page in pages:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, place in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not place or place in headings(file), f"{page.name} links to {target}#{place}"
+
+
+def headings(page: Path) -> set[str]:
+    """As links name them: small letters, spaces as hyphens, everything else left out."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
 
 
 def test_openvino_reads_and_runs_the_file(trained_artifact: Path, photographs: list[Path]) -> None:

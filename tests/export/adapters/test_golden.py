@@ -102,6 +102,38 @@ def test_float16_of_an_imported_network(tmp_path: Path) -> None:
         assert len(estimate(frames()[0])) > 0
 
 
+@pytest.mark.parametrize("name", ["yolo11n-pose.pt", "yolo26n-pose.pt"])
+def test_float16_of_a_checkpoint(name: str, tmp_path: Path) -> None:
+    half = imported(name, tmp_path, "--fp16", "--imgsz", 96)
+    parity = read_contract(half).parity
+    assert parity is not None
+    assert parity.verdict in ("passed", "unverified")
+    with PoseEstimator(half) as estimate:
+        expected = people_of(name)
+        assert len(estimate(frames()[0])) >= len(expected[0]) // 2
+
+
+@pytest.mark.slow
+def test_int8_of_a_checkpoint(tmp_path: Path) -> None:
+    """Attention and no NMS. Random weights find whatever they find in synthetic scenes; that it is made, judged and run
+    is what is tested."""
+    output = tmp_path / "int8.onnx"
+    words = ["--weights", unpacked("yolo26n-pose.pt", tmp_path), "--output", output, "--int8", "--imgsz", 96, "--allow-unverified"]
+    code = main([str(word) for word in (*words, "--search-minutes", 1)])
+    assert code in (0, 3)
+    made = output if code == 0 else output.with_name("int8.onnx.rejected")
+    graph = onnx.load(made).graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 20
+    if code == 0:
+        with PoseEstimator(output, score_threshold=0.05) as estimate:
+            assert len(estimate(frames()[0])) > 0
+
+
+def test_flags_that_decide_nothing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    imported("yolo26n-pose.pt", tmp_path, "--imgsz", 96, "--candidates", 200)
+    assert "--candidates and --iou decide nothing here" in capsys.readouterr().err
+
+
 def test_thresholds_stay_inputs_and_finished_people_keep_the_second_one(tmp_path: Path) -> None:
     artifact = imported("yolo26n-pose-people.onnx", tmp_path)
     frame = frames()[0]
