@@ -28,6 +28,7 @@ from yolopose.training.settings import TrainSettings
 from yolopose.training.trainer import Trainer
 
 from ..data.pictures import collate
+from ..model.tables import small_config
 
 SIZE = 64  # px
 COUNT, BATCH = 8, 4
@@ -36,6 +37,8 @@ CONFIGS = {
     "yolov5": NetConfig(
         "tiny-p6", "yolov5-pose", 0.33, 0.0625, replace(RGB_UNIT, size=SIZE), head="anchor", anchors=COCO_P6_ANCHORS
     ),
+    "yolov8": small_config("yolov8-pose", SIZE),
+    "yolo26": small_config("yolo26-pose", SIZE),
 }
 AUGMENT = AugmentSettings(size=SIZE, mosaic=0.5)
 SETTINGS = TrainSettings(  # SGD: the smallest checkpoints, and reading and writing them is what takes time here

@@ -37,7 +37,7 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-@pytest.mark.parametrize("family", ["yolox", "yolov5"])
+@pytest.mark.parametrize("family", ["yolox", "yolov5", "yolov8", "yolo26"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_few_steps_lower_the_loss(batch: Batch, family: str, precision: str) -> None:
     made = engine(family, precision=precision, epochs=10, warmup=0.0, optimizer="adamw")

@@ -19,7 +19,7 @@ from yolopose.training.distributed import gathered
 from yolopose.training.engine import Diverged, Engine
 from yolopose.training.interrupt import Interrupt
 
-CASES = [(family, people) for family in ("yolox", "yolov5") for people in ("all", "half", "none")]
+CASES = [(family, people) for family in ("yolox", "yolov5", "yolov8", "yolo26") for people in ("all", "half", "none")]
 FROZEN = replace(SETTINGS, freeze_bn=True)
 
 

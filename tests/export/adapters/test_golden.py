@@ -118,7 +118,16 @@ def test_int8_of_a_checkpoint(tmp_path: Path) -> None:
     """Attention and no NMS. Random weights find whatever they find in synthetic scenes; that it is made, judged and run
     is what is tested."""
     output = tmp_path / "int8.onnx"
-    words = ["--weights", unpacked("yolo26n-pose.pt", tmp_path), "--output", output, "--int8", "--imgsz", 96, "--allow-unverified"]
+    words = [
+        "--weights",
+        unpacked("yolo26n-pose.pt", tmp_path),
+        "--output",
+        output,
+        "--int8",
+        "--imgsz",
+        96,
+        "--allow-unverified",
+    ]
     code = main([str(word) for word in (*words, "--search-minutes", 1)])
     assert code in (0, 3)
     made = output if code == 0 else output.with_name("int8.onnx.rejected")
