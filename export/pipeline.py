@@ -15,6 +15,7 @@ from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.contract import (
+    METADATA_KEY,
     Contract,
     InputInfo,
     ModelInfo,
@@ -23,8 +24,9 @@ from yolopose.runtime.contract import (
     PrecisionInfo,
     read_contract,
 )
-from yolopose.runtime.errors import GateRefused
+from yolopose.runtime.errors import ArtifactError, GateRefused
 from yolopose.runtime.images import evenly
+from yolopose.runtime.onnx_file import read_onnx
 from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
@@ -137,6 +139,7 @@ def _subject(config: ExportConfig, say: Say) -> Subject:
 
 def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress) -> tuple[Exported, ExportImages]:
     target = output_path(config)
+    _spare_others(target)
     config = replace(config, shape=subject.shape_for(config.shape))
     given = input_info(subject.input, config.size, config.shape)
     shares, images = _images(config, subject.skeleton)
@@ -186,6 +189,18 @@ def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress
         write_sensitivity(target.with_suffix(".sensitivity.json"), found)
     atomic_write(target, content)
     return Exported(target, contract, result, images.source, tuple(steps)), images
+
+
+def _spare_others(target: Path) -> None:
+    """ValueError where the name is taken by somebody else's ONNX file, as beside a ``best.pt`` of Ultralytics."""
+    if not target.is_file():
+        return
+    try:
+        metadata = read_onnx(target).metadata
+    except ArtifactError:
+        return  # no whole ONNX file: a cut or damaged one of ours may be made anew
+    if METADATA_KEY not in metadata:
+        raise ValueError(f"{target} is there and not an artifact of yolopose: name another file with --output")
 
 
 def _images(config: ExportConfig, skeleton: Skeleton) -> tuple[Shares | None, ExportImages]:

@@ -116,6 +116,15 @@ def test_float16_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert len(estimate(frames()[0])) >= len(people_of("yolo26n-pose.pt")[0]) // 2
 
 
+def test_the_file_that_ultralytics_wrote_beside_is_spared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = unpacked("yolov8n-pose.pt", tmp_path)
+    beside = unpacked("yolov8n-pose-fixed.onnx", tmp_path).rename(tmp_path / "yolov8n-pose.onnx")
+    before = beside.read_bytes()
+    assert main(["--weights", str(weights), "--limit", "1"]) == 2
+    assert "is there and not an artifact of yolopose: name another file with --output" in capsys.readouterr().err
+    assert beside.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_int8_of_a_checkpoint(tmp_path: Path) -> None:
     """Attention and no NMS. Random weights find whatever they find in synthetic scenes; that it is made, judged and run
