@@ -89,6 +89,17 @@ def compare(artifact: Path, frames: np.ndarray, expected: Sequence[PoseResult], 
     return {"unsettled": len(found) - len(pairs), **asdict(report)}
 
 
+def run_ultralytics(arguments: argparse.Namespace, script: Path, words: Sequence[str]) -> str:
+    """What ``script`` prints in the environment that has Ultralytics. BackendError with its last words."""
+    command = [arguments.ultralytics, str(script), *words]
+    command += ["--shim", str(arguments.shim)] if arguments.shim else []
+    environment = os.environ | {"YOLO_CONFIG_DIR": str(arguments.output.resolve()), "YOLO_AUTOINSTALL": "false"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise BackendError(f"Ultralytics failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return done.stdout
+
+
 def forward_deviation(checkpoint: Path, frame: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
     """Largest differences of coordinates and of scores between our forward pass and Ultralytics' ``raw``, of a frame.
 
@@ -121,13 +132,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     folder = output_folder(arguments.output)
     frames = letterboxed_frames(arguments.images, arguments.imgsz, arguments.limit)
     np.savez_compressed(folder / "frames.npz", frames=frames)
-    command = [arguments.ultralytics, str(SCRIPT), str(folder), *arguments.names]
-    command += ["--shim", str(arguments.shim)] if arguments.shim else []
-    console.say(" ".join(map(str, command)))
-    environment = os.environ | {"YOLO_CONFIG_DIR": str(folder), "YOLO_AUTOINSTALL": "false"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise BackendError(f"Ultralytics failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    run_ultralytics(arguments, SCRIPT, [str(folder), *arguments.names])
     table, forwards = [], {}
     for name in arguments.names:
         stored = np.load(folder / f"{name}.npz")

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ import numpy as np
 from yolopose.evaluation import iou_matrix
 from yolopose.runtime import PoseEstimator, read_image
 from yolopose.runtime.console import Console, parser, run
-from yolopose.runtime.errors import BackendError, DataError
+from yolopose.runtime.errors import DataError
 from yolopose.runtime.images import list_images
 from yolopose.runtime.letterbox import letterbox, place
 from yolopose.runtime.machine import machine_now
@@ -35,7 +33,7 @@ from yolopose.runtime.result import PoseResult
 from .child import run_child
 from .measure import latency
 from .tasks import Opening, TimeTask
-from .ultralytics_parity import IOU, SCORE, compare, people_of_rows
+from .ultralytics_parity import IOU, SCORE, compare, people_of_rows, run_ultralytics
 
 SCRIPT = Path(__file__).with_name("ultralytics_predict.py")
 WARM_UP = 10
@@ -142,15 +140,9 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def _ultralytics(arguments: argparse.Namespace, task: str, network: Path) -> str:
-    folder = arguments.output.resolve()
-    command = [arguments.ultralytics, str(SCRIPT), task, str(network), str(folder), "--imgsz", str(arguments.imgsz)]
-    command += ["--iterations", str(arguments.iterations)]
-    command += ["--shim", str(arguments.shim)] if arguments.shim else []
-    environment = os.environ | {"YOLO_CONFIG_DIR": str(folder), "YOLO_AUTOINSTALL": "false"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise BackendError(f"Ultralytics failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return done.stdout
+    folder = str(arguments.output.resolve())
+    sizes = ["--imgsz", str(arguments.imgsz), "--iterations", str(arguments.iterations)]
+    return run_ultralytics(arguments, SCRIPT, [task, str(network), folder, *sizes])
 
 
 def _time(

@@ -58,7 +58,7 @@ def test_equals_the_loops(seed: int, spread: float, count: int, classes: int, mo
     people = some_people(2, count, classes=classes, seed=seed)
     people.valid[0, 0] = seed % 3 > 0
     guess = guess_of(people, seed, spread, classes)
-    matches, quality = assign(guess, PRIORS, people, most)
+    matches, quality = assign(guess.boxes, guess.scores, PRIORS, people, most)
     expected = slow(guess, people, most)
     assert pairs(matches) == set(expected)
     wanted = [expected[pair] for pair in zip(*(part.tolist() for part in matches), strict=True)]
@@ -68,7 +68,8 @@ def test_equals_the_loops(seed: int, spread: float, count: int, classes: int, mo
 def test_one_point_a_person_and_everybody_gets_one() -> None:
     people = some_people(1, 4, seed=3)
     people = people._replace(boxes=people.boxes[:, :1].expand(-1, 4, -1).contiguous())  # all of one box
-    matches, quality = assign(guess_of(people, 0, 1.0), PRIORS, people, 1)
+    guess = guess_of(people, 0, 1.0)
+    matches, quality = assign(guess.boxes, guess.scores, PRIORS, people, 1)
     assert sorted(matches.person.tolist()) == [0, 1, 2, 3]
     assert len(set(matches.point.tolist())) == 4
     assert (quality > 0.3).all()
@@ -76,13 +77,14 @@ def test_one_point_a_person_and_everybody_gets_one() -> None:
 
 @pytest.mark.parametrize("people", [nobody(), nobody(most=2)])
 def test_nobody(people: People) -> None:
-    matches, quality = assign(guess_of(people, 0, 1.0), PRIORS, people, 10)
+    guess = guess_of(people, 0, 1.0)
+    matches, quality = assign(guess.boxes, guess.scores, PRIORS, people, 10)
     assert len(matches.point) == len(quality) == 0
 
 
 def test_predictions_that_are_not_numbers_match_somebody_all_the_same() -> None:
     people = chosen(some_people(), slice(1))
     guess = guess_of(people, 0, 1.0)
-    matches, quality = assign(guess._replace(boxes=guess.boxes * torch.nan), PRIORS, people, 10)
+    matches, quality = assign(guess.boxes * torch.nan, guess.scores, PRIORS, people, 10)
     assert set(matches.person.tolist()) == {0, 1, 2}
     assert POINTS > len(matches.point) == len(quality)

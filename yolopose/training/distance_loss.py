@@ -19,7 +19,7 @@ from ..model.heads.output import HeadOutput, at_anchors
 from .distributed import mean_positives
 from .iou import ciou
 from .keypoint_loss import KeypointLoss
-from .matching import Guess, centres_of, in_ignored
+from .matching import centres_of, in_ignored
 from .settings import LossSettings
 from .task_aligned import assign
 
@@ -35,14 +35,17 @@ class DistanceLoss(nn.Module):
     def __init__(self, head: DistanceHead, sigmas: Sequence[float], settings: LossSettings) -> None:
         super().__init__()
         self.head = [head]  # in a list: its weights are the network's, not the loss's
-        self.most = 1 if head.one_to_one else MOST_POINTS
+        self.most = 1 if head.settings.one_to_one else MOST_POINTS
         self.keypoints_weight = settings.weight_among(KEYPOINTS)
         self.keypoint_loss = KeypointLoss(sigmas, settings.keypoint_loss, settings.robust)
 
     def forward(self, raw: HeadOutput, people: People) -> dict[str, Tensor]:
         """Weighted terms, scalars whose sum is the loss; finite for any people, none included."""
         head = self.head[0]
-        matches, quality = assign(_guess(head, raw), raw.priors, people, self.most)
+        with torch.no_grad():  # of all points; the few that are matched are decoded once more, with a gradient
+            guess = head.decode_boxes(raw.boxes.float(), raw.priors).mT
+            scores = head.scores(raw.objectness, raw.classes.float()).mT
+        matches, quality = assign(guess, scores, raw.priors, people, self.most)
         image, point, person = matches
         priors = raw.priors[:, :, point]
         wanted = People(*(part[image, person] for part in people))
@@ -60,14 +63,14 @@ class DistanceLoss(nn.Module):
         logits = raw.classes.float()
         target = torch.zeros_like(logits)
         target[image, wanted.labels, point] = quality
-        scores = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if people.ignore.any():
             taught = torch.zeros_like(logits[:, 0], dtype=torch.bool)
             taught[image, point] = True
-            scores = scores * ~(in_ignored(raw.priors, people) & ~taught)[:, None]
+            errors = errors * ~(in_ignored(raw.priors, people) & ~taught)[:, None]
         terms = {
             "box": BOX * ((1 - overlap) * quality).sum() / total,
-            "classes": CLASSES * scores.sum() / total,
+            "classes": CLASSES * errors.sum() / total,
             "keypoints": self.keypoints_weight * pose.sum() / with_keypoints,
             "visibility": VISIBILITY * torch.where(labelled, seen, 0.0).sum() / with_keypoints,
         }
@@ -87,11 +90,3 @@ def _distribution_loss(boxes: Tensor, wanted: Tensor, priors: Tensor, bins: int)
     logs = boxes.unflatten(0, (4, bins)).log_softmax(dim=1).permute(2, 0, 1)  # (P, 4, bins)
     lower, upper = (logs.gather(2, (below + step)[..., None]).squeeze(2) for step in (0, 1))
     return -(lower * (1 - share) + upper * share).mean(1)
-
-
-@torch.no_grad()
-def _guess(head: DistanceHead, raw: HeadOutput) -> Guess:
-    """What all points predict; the losses decode the few that are matched once more, with a gradient."""
-    boxes = head.decode_boxes(raw.boxes.float(), raw.priors).mT
-    xy, _ = head.decode_keypoints(raw.keypoints.float(), raw.priors)
-    return Guess(boxes, head.scores(raw.objectness, raw.classes.float()).mT, xy.permute(0, 3, 1, 2))

@@ -14,24 +14,24 @@ from torch import Tensor
 
 from ..data.batch import People
 from .iou import iou
-from .matching import Guess, Matches, Rows, owners, where_inside
+from .matching import Matches, Rows, owners, where_inside
 
 SCORE_POWER, IOU_POWER = 0.5, 6.0  # A, B: those that YOLOv8 was trained with
 SMALL = 1e-3  # of scores and IoUs: early in training nobody overlaps
 
 
 @torch.no_grad()
-def assign(guess: Guess, priors: Tensor, people: People, most: int) -> tuple[Matches, Tensor]:
-    """priors: (1, P, N) column, row and stride of each point -> P matched pairs and (P,) the scores that they shall
-    have, in 0..1."""
+def assign(boxes: Tensor, scores: Tensor, priors: Tensor, people: People, most: int) -> tuple[Matches, Tensor]:
+    """Predicted boxes (B, N, 4) xyxy px and scores (B, N, C) in 0..1; priors: (1, P, N) column, row and stride of each
+    point -> P matched pairs and (P,) the scores that they shall have, in 0..1."""
     in_box, near = where_inside(priors, people.boxes)
     possible = torch.where(in_box.any(-1, keepdim=True), in_box, near)
     image, person, point = (possible & people.valid[..., None]).nonzero(as_tuple=True)
-    overlap = iou(guess.boxes[image, point], people.boxes[image, person])
+    overlap = iou(boxes[image, point], people.boxes[image, person])
     if not len(overlap):
         return Matches(image, point, person), overlap
-    scores = guess.scores[image, point, people.labels[image, person]]
-    alignment = SCORE_POWER * scores.clamp(SMALL, 1).log() + IOU_POWER * overlap.clamp(SMALL, 1).log()
+    found = scores[image, point, people.labels[image, person]]
+    alignment = SCORE_POWER * found.clamp(SMALL, 1).log() + IOU_POWER * overlap.clamp(SMALL, 1).log()
 
     batch, count, points = in_box.shape
     rows = Rows(image * count + person)
@@ -47,6 +47,6 @@ def assign(guess: Guess, priors: Tensor, people: People, most: int) -> tuple[Mat
     best_cost = costs.masked_fill(~got, torch.inf).amin(1)
     best_overlap = rows.table(overlap, 0.0).masked_fill(~got, 0.0).amax(1)
     row, place = got.nonzero(as_tuple=True)
-    quality = guess.scores.new_zeros(batch * points)
+    quality = scores.new_zeros(batch * points)
     quality[cells[row, place]] = (best_cost[row] - costs[row, place]).exp() * best_overlap[row]
     return matches, quality[matches.image * points + matches.point]

@@ -65,11 +65,11 @@ class AnchorFreeHead(nn.Module):
         """Few anchors hold a person, and an untrained keypoint lies at its own cell."""
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         keypoint = 0.0 if self.variant == "mmpose" else 0.25  # 2 * 0.25 - 0.5 = 0
-        _fill_biases(self.class_predictions, prior)
-        _fill_biases(self.objectness_predictions, prior)
-        _fill_biases(self.keypoint_predictions, keypoint)
+        fill_biases(self.class_predictions, prior)
+        fill_biases(self.objectness_predictions, prior)
+        fill_biases(self.keypoint_predictions, keypoint)
         if self.variant == "mmpose":
-            _fill_biases(self.visibility_predictions, 0.0)
+            fill_biases(self.visibility_predictions, 0.0)
 
     def forward(self, features: list[Tensor]) -> HeadOutput:
         boxes, objectness, classes, keypoints, priors = [], [], [], [], []
@@ -118,7 +118,7 @@ class AnchorFreeHead(nn.Module):
         return (raw.unflatten(1, (self.num_keypoints, 3))[:, :, 2] * 2 - 0.5) * priors[:, 2:3]
 
 
-def _fill_biases(predictions: nn.ModuleList, value: float) -> None:
+def fill_biases(predictions: nn.ModuleList, value: float) -> None:
     for conv in predictions:
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None

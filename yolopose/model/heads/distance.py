@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..blocks import ConvBlock
 from ..layer_table import DistanceSettings
-from .anchor_free import PRIOR_PROBABILITY
+from .anchor_free import PRIOR_PROBABILITY, fill_biases
 from .output import HeadOutput, priors_of_level
 
 START_DISTANCE = 1.0  # bias of a distance, or of each bin, in a network not yet trained
@@ -36,7 +36,7 @@ class DistanceHead(nn.Module):
     ) -> None:
         super().__init__()
         self.strides, self.num_keypoints, self.num_classes = strides, num_keypoints, num_classes
-        self.settings, self.one_to_one = settings, settings.one_to_one
+        self.settings = settings
 
         def dense(incoming: int, outgoing: int) -> nn.Module:
             return ConvBlock(incoming, outgoing, 3, activation=activation)
@@ -65,15 +65,9 @@ class DistanceHead(nn.Module):
     def _initialise(self) -> None:
         """Few cells hold a person, and an untrained keypoint lies at its own cell."""
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-        for predictions, value in (
-            (self.box_predictions, START_DISTANCE),
-            (self.class_predictions, prior),
-            (self.keypoint_predictions, 0.0),
-        ):
-            for conv in predictions:
-                assert isinstance(conv, nn.Conv2d)
-                assert conv.bias is not None
-                nn.init.constant_(conv.bias, value)
+        fill_biases(self.box_predictions, START_DISTANCE)
+        fill_biases(self.class_predictions, prior)
+        fill_biases(self.keypoint_predictions, 0.0)
 
     def forward(self, features: list[Tensor]) -> HeadOutput:
         boxes, classes, keypoints, priors = [], [], [], []
