@@ -55,7 +55,7 @@ fix: $(READY)
 	$(BIN)/ruff format .
 
 bench-nms: $(READY)
-	$(BIN)/python -m yolopose.benchmarks.nms --weights $(WEIGHTS) --images $(IMAGES)
+	$(BIN)/python -m yolopose.benchmarks.studies.nms --weights $(WEIGHTS) --images $(IMAGES)
 
 # Runtime over bare session, and normalisation, decode and NMS over the bare network, at 640: one thread, then two.
 bench-overhead: $(READY)

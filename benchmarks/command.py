@@ -16,8 +16,8 @@ from yolopose.runtime.errors import OutputError
 from yolopose.runtime.output import atomic_write, output_folder
 
 from . import tables
-from .benchmark import run_benchmark
 from .report import BenchReport, to_json_values
+from .run import run_benchmark
 from .settings import CONVENTIONS, BenchSettings
 
 _DEFAULTS = {field.name: field.default for field in fields(BenchSettings)}

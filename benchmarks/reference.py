@@ -64,7 +64,7 @@ def _save_people(estimate: ReferenceEstimator, task: ReferenceTask) -> None:
     """The network runs once an image, whatever the number of thresholds."""
     from yolopose.runtime import read_image
 
-    from .people_file import save_people
+    from .tasks import save_people
 
     found: dict[str, list[PoseResult]] = {file: [] for file in task.files}
     for path in task.images:

@@ -43,7 +43,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
         return collect_people(task)
     if isinstance(task, NetworkTask):
-        from .bare import compare_with_network
+        from .timing import compare_with_network
 
         return compare_with_network(task)
     assert isinstance(task, ReferenceTask)

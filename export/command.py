@@ -1,4 +1,7 @@
-"""``yolopose-export``: weights in, verified artifact out."""
+"""What ``yolopose-export --format engine`` takes besides, and where the plan goes.
+
+``yolopose-export``: weights in, verified artifact out.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,90 @@ from typing import TYPE_CHECKING, Any
 
 from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.console import Console, parser, run
-from yolopose.runtime.contract import NmsInfo, read_contract
-from yolopose.runtime.contract_parts import TARGETS
+from yolopose.runtime.contract import PLAN_SUFFIXES, TARGETS, InputInfo, NmsInfo, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendUnavailable, ContractMissing
 from yolopose.runtime.output import output_folder
 from yolopose.runtime.skeleton import skeleton_from_json
 
-from .engine_flags import add_engine_flags, artifact_path, engine_config, plan_path, refuse_engine_flags
+from .tensorrt_options import EngineConfig, profile_from_text, usual_profile
+
+_FLAGS = (
+    "profile",
+    "workspace",
+    "tactics",
+    "level",
+    "hardware_compatible",
+    "version_compatible",
+    "strip",
+    "refit",
+    "dla",
+    "timing_cache",
+)
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("for --format engine (docs/tensorrt.md)").add_argument
+    add(
+        "--profile",
+        action="append",
+        metavar="[NAME=]BATCH[@SIZE]",
+        help="shapes that the plan takes, as 1:4:8@640 (least:best:largest); repeatable; default: the least batch at "
+        "the best size",
+    )
+    add("--workspace", type=int, metavar="MIB", help="GPU memory that tactics may use (default: all)")
+    add("--tactics", type=int, metavar="N", help="to time a layer at most (default: TensorRT's)")
+    add("--level", type=int, metavar="0-5", help="of optimisation: higher builds longer (default: TensorRT's)")
+    add("--hardware-compatible", action="store_true", help="one plan for all GPUs from Ampere on; slower")
+    add("--version-compatible", action="store_true", help="for later TensorRT too, through tensorrt_lean; slower")
+    add("--strip", action="store_true", help="a plan without weights, to be filled by --refit")
+    add("--refit", type=Path, metavar="PLAN", help="fill this plan with the weights of an .onnx, build none")
+    add("--dla", type=int, metavar="CORE", help="deep-learning accelerator of a Jetson; the GPU does what it cannot")
+    add("--timing-cache", type=Path, metavar="FILE", help="what earlier builds measured; read, and written again")
+
+
+def refuse_engine_flags(arguments: argparse.Namespace) -> None:
+    """Raises ValueError where one of them is given without --format engine."""
+    for name in _FLAGS:
+        if getattr(arguments, name) not in (None, False):
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --format engine")
+
+
+def engine_config(arguments: argparse.Namespace, given: InputInfo) -> EngineConfig:
+    """What the flags ask, for an artifact that takes ``given``. Raises ValueError."""
+    profiles = tuple(profile_from_text(text, given) for text in arguments.profile or ())
+    return EngineConfig(
+        profiles or (usual_profile(given),),
+        workspace_mib=arguments.workspace,
+        tactics=arguments.tactics,
+        level=arguments.level,
+        hardware_compatible=arguments.hardware_compatible,
+        version_compatible=arguments.version_compatible,
+        strip=arguments.strip,
+        dla=arguments.dla,
+        timing_cache=arguments.timing_cache,
+    )
+
+
+def plan_path(artifact: Path, output: Path | None) -> Path:
+    """``--output`` as a file or folder, else beside the artifact. Raises ValueError for a file of another kind."""
+    name = f"{artifact.stem}.engine"
+    if output is None:
+        return artifact.with_name(name)
+    if output.suffix in PLAN_SUFFIXES:
+        return output
+    if output.suffix and not output.is_dir():
+        raise ValueError(f"--output {output} must end in {' or '.join(PLAN_SUFFIXES)}, or be a folder")
+    return output / name
+
+
+def artifact_path(output: Path | None) -> Path | None:
+    """``--output`` of the .onnx that a plan at ``output`` is built from: under its usual name, in the same folder."""
+    return output.parent if output is not None and output.suffix in PLAN_SUFFIXES else output
+
 
 if TYPE_CHECKING:
+    from .int8.quantize import Target
     from .pipeline import ExportConfig, Exported
-    from .quantization.plan import Target
 
 PROG = "yolopose-export"
 _COMPARE = "the plan was not compared with its network; yolopose-bench {} --reference CHECKPOINT does"
@@ -87,9 +163,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(arguments: argparse.Namespace) -> ExportConfig:
+    from .int8.quantize import Int8Config
     from .onnx_export import ShapeConfig
     from .pipeline import ExportConfig
-    from .quantization.plan import Int8Config
 
     if arguments.int8 and arguments.fp16:
         raise ValueError("--int8 and --fp16 exclude each other: a file has one precision")
@@ -239,8 +315,7 @@ def _is_artifact(weights: str) -> bool:
 
 def _engine_of_artifact(arguments: argparse.Namespace, console: Console) -> None:
     """From an .onnx of ours, where there is neither PyTorch nor onnx: on a Jetson."""
-    from .engine import build_engine, import_tensorrt
-    from .engine_refit import refit_engine
+    from .tensorrt import build_engine, import_tensorrt, refit_engine
 
     artifact = Path(arguments.weights)
     for flag in ("explain", "fp16", "int8", "layout", "imgsz", "data", "images"):

@@ -1,9 +1,27 @@
-"""What an exported graph is made of: the body up to the prediction convolutions, and all that lies behind."""
+"""What an exported graph is made of: the body up to the prediction convolutions, and all that lies behind.
+
+Runs of a graph in the middle of an export, on ONNX Runtime's CPU provider: images in, any tensors out.
+
+What happens to an exported graph besides precision: simplification, and the contract that goes inside.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
 import onnx
-from onnx import TensorProto, shape_inference
+import onnxruntime
+from onnx import TensorProto, helper, shape_inference
+
+from yolopose.runtime.contract import INPUT_NAMES, METADATA_KEY, Contract, InputInfo
+from yolopose.runtime.images import as_bgr_image
+from yolopose.runtime.letterbox import Placement, letterbox
+
+from .images import ExportImages
 
 # Float inputs that are parameters of the operator, float32 by its definition.
 _FLOAT32_PARAMETERS = {"Resize": (1, 2)}
@@ -65,3 +83,113 @@ def drop_unused_initializers(graph: onnx.GraphProto) -> None:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+_Item = TypeVar("_Item")
+
+
+def letterboxed(images: ExportImages, given: InputInfo) -> list[tuple[np.ndarray, Placement]]:
+    """Each image as the runtime gives it to the artifact: (h, w, 3) uint8, and where the image lies in it."""
+    shape_hw = given.height.opt, given.width.opt
+    return [
+        letterbox(as_bgr_image(images.read(i)), shape_hw, pad_value=given.pad_value, pad_side=given.pad_side)
+        for i in range(len(images))
+    ]
+
+
+def feed(
+    images: Sequence[np.ndarray], score_threshold: float = 0.25, iou_threshold: float = 0.65, rows: int = 1
+) -> dict[str, np.ndarray]:
+    """Letterboxed images (h, w, 3) uint8 as the inputs of an artifact; rows: of a fixed batch, the last image again in
+    those left over."""
+    thresholds = (np.full((max(rows, len(images)), 1), value, np.float32) for value in (score_threshold, iou_threshold))
+    filled = [*images, *[images[-1]] * (rows - len(images))]
+    return dict(zip(INPUT_NAMES, (np.stack(filled), *thresholds), strict=True))
+
+
+def in_batches(images: Iterable[_Item], rows: int) -> Iterator[list[_Item]]:
+    """Lists of ``rows`` items; the last may be shorter."""
+    rest = iter(images)
+    while batch := list(islice(rest, rows)):
+        yield batch
+
+
+def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """A copy whose outputs are ``tensors`` alone; what they do not need is not computed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors)
+    return copy
+
+
+def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def graph_sha256(model: onnx.ModelProto) -> str:
+    """Hex digest of the serialised GraphProto, which metadata does not change."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
+
+
+def embed_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
+    """The file: ``model`` with ``contract`` as its only metadata. Requires that the contract names this very graph."""
+    digest = graph_sha256(model)
+    if contract.provenance.graph_sha256 != digest:
+        raise ValueError(
+            f"the contract is for graph {contract.provenance.graph_sha256[:12]}, this one is {digest[:12]}"
+        )
+    del model.metadata_props[:]
+    model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
+    return model.SerializeToString(deterministic=True)
+
+
+def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """onnxsim's simplification where it changes neither interface nor results; elsewhere the model as it was.
+
+    Returns the model and one sentence on what was done, for the user to read. Never fatal: simplification is a nicety.
+    """
+    before = len(model.graph.node)
+    try:
+        import onnxsim
+
+        simplified, checked = onnxsim.simplify(model)
+    except Exception as error:  # a third-party optimiser: whatever goes wrong in it, the unsimplified graph is right
+        return model, f"not simplified: onnxsim failed ({type(error).__name__}: {error})"
+    if not checked:
+        return model, "not simplified: onnxsim's own check failed"
+    if _interface(simplified) != _interface(model):
+        return model, "not simplified: onnxsim changed inputs or outputs"
+    difference = _largest_difference(model, simplified)
+    if not difference <= 1e-3:
+        return model, f"not simplified: onnxsim changed the results by {difference:g}"
+    simplified.graph.ClearField("value_info")
+    return simplified, f"simplified from {before} to {len(simplified.graph.node)} nodes"
+
+
+def _interface(model: onnx.ModelProto) -> list[tuple[str, bytes]]:
+    return [(value.name, value.type.SerializeToString()) for value in (*model.graph.input, *model.graph.output)]
+
+
+def _largest_difference(one: onnx.ModelProto, other: onnx.ModelProto) -> float:
+    """Largest absolute difference of any output on random images; thresholds low enough that rows come out."""
+    rng = np.random.default_rng(0)
+    shape = [dim.dim_value or fallback for dim, fallback in zip(_image_dims(one), (3, 128, 192, 3), strict=True)]
+    images = rng.integers(0, 256, shape, dtype=np.uint8)
+    low = np.zeros((shape[0], 1), np.float32)
+    feeds = {"images": images, "score_threshold": low, "iou_threshold": low + np.float32(0.65)}
+    outputs = []
+    for model in (one, other):
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        outputs.append(session.run(None, feeds))
+    pairs = zip(*outputs, strict=True)
+    return max(float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64)), initial=0.0)) for a, b in pairs)
+
+
+def _image_dims(model: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
+    images = next(value for value in model.graph.input if value.name == "images")
+    return list(images.type.tensor_type.shape.dim)

@@ -1,10 +1,15 @@
-"""The ordered steps from weights to artifact; the only module of export/ that joins them."""
+"""What an export is asked to make, and where it goes.
+
+``yolopose-export --explain``: what a file is, what would be made of it, what that takes and gives.
+
+The ordered steps from weights to artifact; the only module of export/ that joins them.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +18,7 @@ import onnx
 import yolopose
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.model.pose_net import PoseNet
+from yolopose.runtime.artifact_file import read_onnx
 from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.contract import (
     METADATA_KEY,
@@ -26,26 +32,90 @@ from yolopose.runtime.contract import (
 )
 from yolopose.runtime.errors import ArtifactError, GateRefused
 from yolopose.runtime.images import evenly
-from yolopose.runtime.onnx_file import read_onnx
 from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
-from .adapters.subject import foreign_subject
-from .config import ExportConfig, output_path
-from .engine import build_engine, import_tensorrt
-from .engine_options import EngineConfig
-from .explain import explained
-from .graph_run import letterboxed
+from .graph import embed_contract, graph_sha256, letterboxed, simplify
 from .images import ExportImages, export_images
+from .int8.build import CALIBRATION, Shares, kept_layers, share_out, to_int8, write_sensitivity
+from .int8.quantize import Int8Config
+from .int8.search import shortfall
 from .onnx_export import onnx_from_net
-from .passes import embed_contract, graph_sha256, simplify
+from .onnx_import.source import foreign_subject
 from .precision import out_of_range, rounded_to_float16, to_float16
-from .quantization.build import CALIBRATION, Shares, kept_layers, share_out, to_int8
-from .quantization.report import write_sensitivity
-from .quantization.search import shortfall
-from .shapes import input_info
-from .subject import Subject, contract_of
+from .source import ShapeConfig, Subject, contract_of, input_info
+from .tensorrt import build_engine, import_tensorrt
+from .tensorrt_options import EngineConfig
 from .verify import Progress, Verification, verify
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to make of ``weights``. ``size``: best square size of a dynamic file in pixels, None: the network's own."""
+
+    weights: str
+    skeleton: Skeleton | None = None
+    layout: str | None = None  # of an .onnx of others; None: as it is recognised
+    output: Path | None = None
+    fp16: bool = False
+    int8: Int8Config | None = None
+    size: int | None = None
+    shape: ShapeConfig = field(default_factory=ShapeConfig)
+    nms: NmsInfo = field(default_factory=NmsInfo)
+    data: Path | None = None
+    images: Path | None = None
+    calibration: Path | None = None
+    limit: int | None = None
+    max_ap_drop: float = 0.5
+    allow_unverified: bool = False
+
+
+def output_path(config: ExportConfig) -> Path:
+    """Where the artifact goes: ``--output`` as a file or folder, else beside the weights (the demo's: here)."""
+    weights = Path(config.weights)
+    precision = f"-int8-{config.int8.target}" if config.int8 else "-fp16" if config.fp16 else ""
+    # What others exported keeps its name, and its file.
+    taken_up = "-yolopose" if weights.suffix.lower() == ".onnx" and not precision else ""
+    name = f"{weights.stem}{precision}{taken_up}.onnx"
+    if config.output is None:
+        return weights.with_name(name)
+    if config.output.suffix == ".onnx":
+        if config.output.resolve() == weights.resolve():
+            raise ValueError(f"--output {config.output} is the file of --weights: give another name")
+        return config.output
+    if config.output.suffix and not config.output.is_dir():
+        raise ValueError(f"--output {config.output} must end in .onnx, or be a folder")
+    return config.output / name
+
+
+def explained(subject: Subject, given: InputInfo, nms: NmsInfo, precision: str, target: Path) -> list[str]:
+    """Ten lines."""
+    spec, model, skeleton = subject.input, subject.model, subject.skeleton
+    values = "bytes" if spec.scale == 1 else f"bytes times {spec.scale:.4g}"
+    classes = ", ".join(model.classes[:5]) + (f" and {len(model.classes) - 5} more" if len(model.classes) > 5 else "")
+    finished = subject.finished
+    suppression = (
+        f"none of ours: each person comes once, the {nms.max_people} best are kept"
+        if finished
+        else f"ours, in the graph: {nms.candidates} candidates, {nms.rounds} rounds, {nms.max_people} people"
+        + (", each class by itself" if nms.class_aware else "")
+    )
+    rows, points = f"(batch, {nms.max_people}", skeleton.num_keypoints
+    letterbox = f"letterboxed on grey {spec.pad_value}, padded {spec.pad_side}"
+    thresholds = f"score and IoU threshold of each image, by default {nms.score_threshold:g} and {nms.iou_threshold:g}"
+    return [
+        f"is:        {subject.told}",
+        f"network:   {model.name} ({model.family}); classes: {classes}",
+        f"keypoints: {points} ({skeleton.name}), each with x, y and a score",
+        f"wants:     {spec.channel_order.upper()}, {values}, {letterbox}",
+        f"NMS:       {suppression}",
+        f"precision: {precision}, verified against {subject.witness}",
+        f"takes:     images uint8 (batch, height, width, 3) BGR; height {given.height}, width {given.width}",
+        f"           batch {given.batch}; {thresholds}",
+        f"gives:     boxes {rows}, 4), scores, labels, keypoints {rows}, {points}, 3), num_people, flags",
+        f"writes:    {target}; licence of the weights: {subject.weights_licence or 'the file does not say'}",
+    ]
+
 
 Say = Callable[[str], None]
 RANGE_IMAGES = 16  # on which the range of float16 is measured

@@ -17,8 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from yolopose.runtime.errors import ArtifactError
 
-from .graph import body_nodes, data_inputs, drop_unused_initializers, name_nodes, prediction_convolutions
-from .graph_run import feed, open_session, with_outputs
+from .graph import (
+    body_nodes,
+    data_inputs,
+    drop_unused_initializers,
+    feed,
+    name_nodes,
+    open_session,
+    prediction_convolutions,
+    with_outputs,
+)
 
 FLOAT16_MAX = 65504.0
 HEADROOM = 4  # see ``out_of_range``

@@ -119,7 +119,7 @@ def _target(folder: Path, path: Path) -> Path:
 
 def _write_picture(target: Path, image: Any, people: PoseResult, estimate: Any, keypoint_threshold: float) -> None:
     from .draw import draw_people
-    from .opencv import cv2
+    from .images import cv2
 
     drawn = draw_people(image, people, estimate.skeleton, keypoint_threshold)
     try:

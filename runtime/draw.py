@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .letterbox import Image, as_bgr_image
-from .opencv import cv2
+from .images import Image, as_bgr_image, cv2
 from .result import PoseResult
 from .skeleton import Skeleton
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .contract_parts import PAD_SIDES
-from .opencv import cv2
-
-Image = npt.NDArray[np.uint8]
+from .contract import PAD_SIDES
+from .images import Image, cv2
 
 
 @dataclass(frozen=True)
@@ -98,58 +95,3 @@ def letterbox(
     out[top:bottom, :left] = pad_value
     out[top:bottom, right:] = pad_value
     return out, placement
-
-
-def as_bgr_image(array: Any, color: str = "bgr") -> Image:
-    """`array` as contiguous (H, W, 3) uint8 BGR; the very array when it is one already.
-
-    Channels: (H, W) and (H, W, 1) are gray, (H, W, 3) and (H, W, 4) in the order of `color`; alpha is dropped.
-    Values: uint8 as they are; uint16 with any value above 255 is 16 bits deep (>> 8); other integers when all lie in
-    0..255; floats 0..1 (times 255) or 0..255, told apart by their maximum, both rounded.
-    Raises ValueError for everything else: what is not clear is not guessed.
-    """
-    if color not in ("bgr", "rgb"):
-        raise ValueError(f"color must be 'bgr' or 'rgb', got {color!r}")
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"an image is a numpy array (H, W, 3), got {type(array).__name__}; read_image() reads files")
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise ValueError(
-            f"an image is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape} {array.dtype}; "
-            "pass several images as a list and move channels last"
-        )
-    if array.size == 0:
-        raise ValueError(f"the image is empty: {array.shape} {array.dtype}")
-    pixels = np.ascontiguousarray(array if array.dtype == np.uint8 else _as_uint8(array))
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels == 1:
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR))
-    if channels == 3 and color == "bgr":
-        return pixels
-    code = {(3, "rgb"): cv2.COLOR_RGB2BGR, (4, "bgr"): cv2.COLOR_BGRA2BGR, (4, "rgb"): cv2.COLOR_RGBA2BGR}
-    return np.asarray(cv2.cvtColor(pixels, code[channels, color]))
-
-
-def _as_uint8(array: npt.NDArray[Any]) -> Image:
-    what = f"{array.shape} {array.dtype}"
-    if array.dtype.kind not in "uif":
-        raise ValueError(f"cannot tell what the values of an image of type {what} mean; convert it to uint8 0..255")
-    low, high = float(array.min()), float(array.max())  # NaN anywhere makes both NaN
-    if not (low >= 0 and np.isfinite(high)):
-        raise ValueError(
-            f"image {what} has values below 0 or NaN (min {low:g}, max {high:g}); convert it to uint8 0..255"
-        )
-    if array.dtype.kind == "f":
-        if high <= 1:
-            return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-        if 2 <= high <= 255:  # between 1 and 2: a 0..1 image that overshoots, or an almost black 0..255 one
-            return np.rint(array).astype(np.uint8)
-    elif array.dtype == np.uint16:
-        if high > 255:
-            return (array >> 8).astype(np.uint8)
-        if high == 0:
-            return array.astype(np.uint8)
-    elif high <= 255:
-        return array.astype(np.uint8)
-    raise ValueError(
-        f"image {what} with values {low:g}..{high:g} is not clearly 0..1, 0..255 or 16-bit; convert it to uint8 0..255"
-    )

@@ -13,8 +13,8 @@ import pytest
 
 from tests.played_gpu import play
 from tests.test_structure import ROOT
-from yolopose.export.engine import build_engine, import_tensorrt
-from yolopose.export.engine_options import EngineConfig, usual_profile
+from yolopose.export.tensorrt import build_engine, import_tensorrt
+from yolopose.export.tensorrt_options import EngineConfig, usual_profile
 from yolopose.runtime import PoseEstimator, read_contract
 from yolopose.runtime.backends.cuda import find_gpu
 

@@ -36,7 +36,7 @@ BENCHMARKS_MAY_LAZILY = (
     "yolopose.export",
     "yolopose.checkpoints",
     "yolopose.deploy",
-    "yolopose.model.complexity",
+    "yolopose.model.pose_net",
 )
 CORE_MAY_NOT = (
     "yolopose.export",
@@ -137,9 +137,9 @@ def test_who_imports_whom(name: str) -> None:
 def test_only_pipeline_joins_the_steps_of_export() -> None:
     steps = {
         "yolopose.export.onnx_export",
-        "yolopose.export.passes",
+        "yolopose.export.graph",
         "yolopose.export.precision",
-        "yolopose.export.quantization.build",
+        "yolopose.export.int8.build",
         "yolopose.export.verify",
     }
     for source, target, _, _ in EDGES:

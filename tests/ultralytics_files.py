@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yolopose.benchmarks.ultralytics_parity import people_of_rows
+from yolopose.benchmarks.studies.ultralytics_parity import people_of_rows
 from yolopose.runtime import PoseResult
 
 GOLDEN = Path(__file__).parent / "ultralytics_golden"

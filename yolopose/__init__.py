@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoints import load, save
-    from .model.net_config import NetConfig
+    from .model.config import NetConfig
     from .model.pose_net import PoseNet, Predictions
     from .model.sizes import SIZES, build
 

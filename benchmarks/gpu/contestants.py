@@ -1,10 +1,19 @@
-"""Inside the child: what takes part on a GPU, each from letterboxed images on the host to people on the host."""
+"""Inside the child: what takes part on a GPU, each from letterboxed images on the host to people on the host.
+
+Inside the child: an artifact or a plan on the GPU against the network in PyTorch, there too where it has CUDA.
+
+Inside the child: which operators ONNX Runtime runs on the GPU, and which fall to the CPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +23,7 @@ from yolopose.runtime import PoseEstimator, read_contract
 from yolopose.runtime.errors import BackendUnavailable
 
 from ..measure import Stopwatch, take_turns
-from .tasks import GpuTask
+from .worker import GpuTask
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +93,7 @@ def _samples(runs: dict[str, Run], task: GpuTask) -> dict[str, list[float]]:
 
 
 def _inputs(task: GpuTask) -> Inputs:
-    from yolopose.export.graph_run import letterboxed
+    from yolopose.export.graph import letterboxed
     from yolopose.export.images import export_images
 
     contract: Contract = read_contract(task.artifact)
@@ -175,3 +184,106 @@ def _wait(device: torch.device) -> None:
         import torch
 
         torch.cuda.synchronize(device)
+
+
+def compare(task: GpuTask) -> dict[str, Any]:
+    """The verdict of the gate that an export ends in, with this engine. float32 must be equal up to rounding."""
+    import torch
+
+    from yolopose.checkpoints import load
+    from yolopose.export.images import export_images
+    from yolopose.export.pipeline import net_subject
+    from yolopose.export.verify import verify
+    from yolopose.runtime import read_contract
+
+    torch.backends.cudnn.allow_tf32 = False  # on by default, and not float32
+    contract = read_contract(task.artifact)
+    on = task.device if torch.cuda.is_available() else "cpu"  # a Jetson may have a PyTorch for CPUs alone
+    net = load(task.weights).to(on)
+    data, folder = (None if path is None else Path(path) for path in (task.data, task.images))
+    images = export_images(data, folder, net.skeleton, task.limit)
+    exact = contract.precision.weights == contract.precision.activations == "float32"
+    found = verify(
+        Path(task.artifact),
+        net_subject(net),
+        images,
+        exact=exact,
+        max_ap_drop=0.5,
+        progress=lambda items, total, label: items,
+        backend=task.backend,
+        device=task.device,
+    )
+    report = found.report
+    return {
+        "verdict": found.info.verdict,
+        "reason": found.reason,
+        "reference": f"PyTorch {torch.__version__} on {on}",
+        "images": report.images,
+        "people": report.people,
+        "matched": report.matched,
+        "max_px": report.max_px,
+        "mean_oks": report.mean_oks,
+    }
+
+
+_SHAPE_TYPES = frozenset(("int64", "bool"))
+_LARGEST_SHAPE = 8  # numbers: more are pixels, anchors or people
+
+
+def operators_by_provider(task: GpuTask) -> dict[str, Any]:
+    """Counts of operators that ran, by provider, and ``misplaced``: those of ours that the GPU should have run."""
+    import onnxruntime
+
+    from yolopose.runtime import read_contract
+    from yolopose.runtime.backends.onnxruntime import session_options
+
+    given = read_contract(task.artifact).input
+    shape_hw = (given.height.opt, given.width.opt)
+    options = session_options(onnxruntime, shape_hw, None)
+    options.enable_profiling = True
+    on_gpu = task.device.startswith("cuda")
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        if on_gpu and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        providers = ["CUDAExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(task.artifact, options, providers=providers)
+        rows = given.batch.min
+        thresholds = {name: np.full((rows, 1), 0.25, np.float32) for name in ("score_threshold", "iou_threshold")}
+        session.run(None, {"images": np.zeros((rows, *shape_hw, 3), np.uint8), **thresholds})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return {"providers": counted(events), "misplaced": misplaced(events) if on_gpu else {}}
+
+
+def counted(events: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Operators that ran, by provider."""
+    found: dict[str, Counter[str]] = {}
+    for arguments in _operators(events):
+        found.setdefault(arguments["provider"], Counter())[arguments["op_name"]] += 1
+    return {provider: dict(sorted(counts.items())) for provider, counts in found.items()}
+
+
+def misplaced(events: list[dict[str, Any]]) -> dict[str, int]:
+    """Operators on the CPU that compute on more than a shape, and copies between CPU and GPU inside the graph.
+
+    ONNX Runtime keeps arithmetic on shapes on the CPU on purpose: a few whole numbers.
+    """
+    found: Counter[str] = Counter()
+    for arguments in _operators(events):
+        on_cpu = arguments["provider"] == "CPUExecutionProvider"
+        if arguments["op_name"].startswith("Memcpy") or (on_cpu and not _is_shape(arguments["output_type_shape"])):
+            found[arguments["op_name"]] += 1
+    return dict(sorted(found.items()))
+
+
+def _operators(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for event in events:
+        arguments = event.get("args", {})
+        if event.get("cat") == "Node" and arguments.get("provider"):
+            yield arguments
+
+
+def _is_shape(outputs: list[dict[str, list[int]]]) -> bool:
+    return all(
+        kind in _SHAPE_TYPES and prod(shape) <= _LARGEST_SHAPE for each in outputs for kind, shape in each.items()
+    )

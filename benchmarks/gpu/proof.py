@@ -28,10 +28,10 @@ from yolopose.runtime.errors import BackendError, BackendUnavailable, YoloposeEr
 from yolopose.runtime.machine import machine_now
 from yolopose.runtime.output import atomic_write, output_folder
 
-from ..child import run_child
 from ..measure import latency, paired_difference, paired_excess
+from ..tasks import run_child
 from .report import Proof, Tail, Timed, markdown
-from .tasks import GpuTask
+from .worker import GpuTask
 
 TESTS = Path(__file__).resolve().parents[2] / "tests" / "gpu"
 TORCH = ("torch", "torch-graph", "torch:fp16", "torch-graph:fp16")

@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from ..contract import Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable
-from .base import INPUT_NAMES, OUTPUT_NAMES, Floats, RawPeople
-from .checks import check_inputs, check_outputs, check_target
+from .base import INPUT_NAMES, OUTPUT_NAMES, Floats, RawPeople, check_inputs, check_outputs, check_target
 
 _ANY = -1  # OpenVINO's word for a dimension left open
 

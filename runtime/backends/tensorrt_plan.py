@@ -13,10 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..artifact_file import foreign_header
 from ..contract import Contract
 from ..document import Section
 from ..errors import ArtifactError, BackendError, BackendUnavailable, ContractInvalid, EngineMismatch
-from ..plan_file import foreign_header
 from .cuda import Gpu
 
 REBUILD = "build it here from its .onnx: yolopose-export --weights FILE.onnx --format engine"

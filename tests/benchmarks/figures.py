@@ -15,7 +15,7 @@ from yolopose.benchmarks.report import (
     NetworkBaseline,
     Start,
 )
-from yolopose.benchmarks.summary import not_worth_it, summary_rows
+from yolopose.benchmarks.tables import not_worth_it, summary_rows
 from yolopose.runtime.machine import Machine
 
 MACHINE = Machine(

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolopose.benchmarks.ap_changes import APChanges
 from yolopose.benchmarks.inputs import BenchImages, gather_images
-from yolopose.benchmarks.people_file import save_people
-from yolopose.benchmarks.plan import Plan
+from yolopose.benchmarks.plan import CheckpointSubject, Plan, artifact_subjects
+from yolopose.benchmarks.run import APChanges
 from yolopose.benchmarks.settings import DEMO, BenchSettings
-from yolopose.benchmarks.subjects import CheckpointSubject, artifact_subjects
+from yolopose.benchmarks.tasks import save_people
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17
 

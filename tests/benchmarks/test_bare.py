@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolopose.benchmarks.bare import bare_run, compare_with_network
 from yolopose.benchmarks.tasks import NetworkTask, Opening
-from yolopose.benchmarks.timing import open_estimator
+from yolopose.benchmarks.timing import bare_run, compare_with_network, open_estimator
 from yolopose.runtime import PoseEstimator
 from yolopose.runtime.backends.fake import FakeBackend, fake_contract, raw_people
 from yolopose.runtime.contract import Range

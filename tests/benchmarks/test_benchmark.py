@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from yolopose.benchmarks import benchmark
-from yolopose.benchmarks.child import run_child
+from yolopose.benchmarks import run as benchmark
 from yolopose.benchmarks.report import BenchReport
 from yolopose.benchmarks.settings import DEMO, BenchSettings
-from yolopose.benchmarks.tasks import PeopleTask, ReferenceTask, Task
+from yolopose.benchmarks.tasks import PeopleTask, ReferenceTask, Task, run_child
 from yolopose.runtime.console import Console
 from yolopose.runtime.errors import BackendUnavailable, CheckpointError
 from yolopose.runtime.skeleton import COCO_17

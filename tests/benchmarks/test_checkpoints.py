@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+from yolopose.benchmarks.command import main
+from yolopose.benchmarks.plan import checkpoint_subjects
+from yolopose.benchmarks.settings import BenchSettings
+from yolopose.benchmarks.tasks import run_child
 
-from yolopose.benchmarks.child import run_child  # noqa: E402
-from yolopose.benchmarks.command import main  # noqa: E402
-from yolopose.benchmarks.settings import BenchSettings  # noqa: E402
-from yolopose.benchmarks.subjects import checkpoint_subjects  # noqa: E402
+torch = pytest.importorskip("torch")
 
 QUICK = ["--iterations", "2", "--warmup", "0", "--rounds", "1", "--threads", "1"]
 ABSENT = ("identity", "throughput", "start", "overhead", "parity")  # what only an artifact has

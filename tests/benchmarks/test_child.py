@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from yolopose.benchmarks.child import run_child
-from yolopose.benchmarks.tasks import Opening, PeopleTask
+from yolopose.benchmarks.tasks import Opening, PeopleTask, run_child
 from yolopose.runtime.errors import ArtifactError, BackendError, SourceError
 
 

@@ -10,8 +10,8 @@ import pytest
 from tests.export.fake_tensorrt import fake_tensorrt
 from tests.played_gpu import Machine, play
 from yolopose.benchmarks.command import main
-from yolopose.export.engine import build_engine
-from yolopose.export.engine_options import EngineConfig, usual_profile
+from yolopose.export.tensorrt import build_engine
+from yolopose.export.tensorrt_options import EngineConfig, usual_profile
 from yolopose.runtime.backends.cuda import find_gpu
 from yolopose.runtime.command import main as run
 from yolopose.runtime.contract import read_contract

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.test_structure import ROOT
-from yolopose.benchmarks import install
-from yolopose.benchmarks.install import Installation, Interpreter, Package, StepFailed
+from yolopose.benchmarks.studies import install
+from yolopose.benchmarks.studies.install import Installation, Interpreter, Package, StepFailed
 
 
 def _installation(**changes: object) -> Installation:

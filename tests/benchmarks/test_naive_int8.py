@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 
-from yolopose.benchmarks.naive_int8 import main
+from yolopose.benchmarks.studies.naive_int8 import main
 from yolopose.runtime import PoseEstimator, read_contract
 
 

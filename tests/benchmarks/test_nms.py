@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from yolopose.benchmarks.nms import rounds_to_settle
+from yolopose.benchmarks.studies.nms import rounds_to_settle
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 12])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from yolopose.benchmarks.notes import notes, round_spread
+from yolopose.benchmarks.tables import notes, round_spread
 
 from .figures import FOUND, MACHINE, artifact_figures, checkpoint_figures, report_figures
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from yolopose.benchmarks.people_file import load_people, save_people
+from yolopose.benchmarks.tasks import load_people, save_people
 from yolopose.runtime.result import PoseResult
 
 

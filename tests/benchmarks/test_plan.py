@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from yolopose.benchmarks.inputs import BenchImages
-from yolopose.benchmarks.plan import Job, Plan
+from yolopose.benchmarks.plan import CheckpointSubject, Job, Plan, artifact_subjects, reference_subject, unique_names
 from yolopose.benchmarks.settings import DEMO, BenchSettings
-from yolopose.benchmarks.subjects import CheckpointSubject, artifact_subjects, reference_subject, unique_names
 from yolopose.benchmarks.tasks import NetworkTask, PeopleTask, ReferenceTask, TimeTask
 from yolopose.runtime.contract import PrecisionInfo
 from yolopose.runtime.errors import ArtifactError

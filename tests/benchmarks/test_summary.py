@@ -7,8 +7,7 @@ import pytest
 
 from yolopose.benchmarks.measure import latency
 from yolopose.benchmarks.report import APChange, ArtifactReport
-from yolopose.benchmarks.summary import not_worth_it, summary_table
-from yolopose.benchmarks.tables import markdown, text
+from yolopose.benchmarks.tables import markdown, not_worth_it, summary_table, text
 
 from .figures import FOUND, artifact_figures, checkpoint_figures, report_figures
 

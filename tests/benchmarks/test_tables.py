@@ -7,8 +7,7 @@ import math
 import pytest
 
 from yolopose.benchmarks.report import BenchReport, to_json_values
-from yolopose.benchmarks.table import Table
-from yolopose.benchmarks.tables import markdown, tables, text
+from yolopose.benchmarks.tables import Table, markdown, tables, text
 
 from .figures import FOUND, artifact_figures, checkpoint_figures, report_figures
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yolopose.benchmarks.ultralytics_whole import clipped, compare_letterboxes, compare_ways_back, main
+from yolopose.benchmarks.studies.ultralytics_photographs import clipped, compare_letterboxes, compare_ways_back, main
 from yolopose.runtime import PoseResult
 from yolopose.runtime.letterbox import letterbox
 

@@ -15,7 +15,7 @@ import pytest
 
 from yolopose.checkpoints import edgeai_yolox, mmpose
 from yolopose.checkpoints.archive import Document
-from yolopose.checkpoints.inert import unpickle
+from yolopose.checkpoints.pickle_machine import unpickle
 from yolopose.checkpoints.pickled import modules_of
 from yolopose.runtime.errors import CheckpointError
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import yolopose
-from yolopose.model.fuse import fuse_conv_bn
+from yolopose.model.pose_net import fuse_conv_bn
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 

@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import yolopose
-from yolopose.checkpoints.allowed import ALLOWED, Call
-from yolopose.checkpoints.inert import unpickle
-from yolopose.checkpoints.stand_ins import InertTensor, Name, StandIn, stand_in_name
+from yolopose.checkpoints.pickle_machine import unpickle
+from yolopose.checkpoints.pickle_values import ALLOWED, Call, InertTensor, Name, StandIn, stand_in_name
 from yolopose.runtime.errors import CheckpointError, UnsafeCheckpoint
 
 from .pickles import containers, name, text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from yolopose.checkpoints.mmpose_meta import skeleton_in
+from yolopose.checkpoints.mmpose import skeleton_in
 from yolopose.runtime.skeleton import LSP_14
 
 TRIANGLE: dict[str, Any] = {

@@ -12,8 +12,7 @@ import torch
 import yolopose
 from yolopose.checkpoints.own import read_extra
 from yolopose.checkpoints.transfer import generic_skeleton
-from yolopose.model.fuse import fuse_conv_bn
-from yolopose.model.pose_net import PoseNet
+from yolopose.model.pose_net import PoseNet, fuse_conv_bn
 from yolopose.model.sizes import SIZES, build
 from yolopose.runtime.errors import CheckpointError, OutputError
 from yolopose.runtime.skeleton import LSP_14

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import yolopose
-from yolopose.benchmarks.ultralytics_parity import forward_deviation
+from yolopose.benchmarks.studies.ultralytics_parity import forward_deviation
 from yolopose.model.layer_table import DistanceSettings
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint, UnsafeCheckpoint
 from yolopose.runtime.skeleton import COCO_17

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from yolopose.data.stand_in import MOST_TRIES, StandIns
+from yolopose.data.loader import MOST_TRIES, StandIns
 from yolopose.runtime.errors import DataError
 
 from .pictures import Pictures

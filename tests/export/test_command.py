@@ -17,7 +17,7 @@ import pytest
 import yolopose
 from yolopose.export import verify as verify_module
 from yolopose.export.command import main
-from yolopose.export.shapes import ShapeConfig, input_info
+from yolopose.export.source import ShapeConfig, input_info
 from yolopose.runtime import PoseEstimator, read_contract
 
 

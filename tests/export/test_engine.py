@@ -16,12 +16,10 @@ import onnx
 import pytest
 
 from tests.played_gpu import play
-from yolopose.export import engine_versions
-from yolopose.export.engine import build_engine, import_tensorrt
-from yolopose.export.engine_options import EngineConfig, Profile, usual_profile
-from yolopose.export.engine_refit import refit_engine
-from yolopose.export.engine_versions import Known, check_version
-from yolopose.export.passes import embed_contract
+from yolopose.export import tensorrt as engine_versions
+from yolopose.export.graph import embed_contract
+from yolopose.export.tensorrt import Known, build_engine, check_version, import_tensorrt, refit_engine
+from yolopose.export.tensorrt_options import EngineConfig, Profile, usual_profile
 from yolopose.runtime import PoseEstimator
 from yolopose.runtime.backends.cuda import Gpu, find_gpu, open_cuda
 from yolopose.runtime.contract import Contract, ParityInfo, PrecisionInfo, Range, read_contract

@@ -14,7 +14,7 @@ import pytest
 from tests.played_gpu import ROOT, Machine, play
 from yolopose.export import verify as verify_module
 from yolopose.export.command import main
-from yolopose.export.engine_options import profile_from_text
+from yolopose.export.tensorrt_options import profile_from_text
 from yolopose.runtime import PoseEstimator
 from yolopose.runtime.contract import InputInfo, ParityInfo, Range, read_contract
 

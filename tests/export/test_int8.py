@@ -11,7 +11,7 @@ import pytest
 
 from yolopose.export import pipeline
 from yolopose.export.command import main
-from yolopose.export.quantization import search
+from yolopose.export.int8 import search
 from yolopose.runtime import PoseEstimator, read_contract
 from yolopose.runtime.errors import EngineMismatch
 
@@ -62,7 +62,7 @@ def test_the_same_inputs_give_the_same_bytes_after_an_interruption_too(
 ) -> None:
     words = ("--weights", tiny_weights, "--int8", "--target", "tensorrt", "--allow-unverified", *FIXED)
     assert export(*words, "--output", tmp_path / "one.onnx") == 0
-    from yolopose.export.quantization.trials import Trials
+    from yolopose.export.int8.trials import Trials
 
     measured = Trials.loss
     left = iter(range(9))

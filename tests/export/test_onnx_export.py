@@ -17,7 +17,7 @@ from tests.test_structure import ROOT
 from yolopose.deploy.deployed import DeployedNet
 from yolopose.deploy.reference import greedy_nms
 from yolopose.export.onnx_export import bare_onnx_from_net, onnx_from_net
-from yolopose.export.shapes import ShapeConfig
+from yolopose.export.source import ShapeConfig
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 from yolopose.runtime.skeleton import Skeleton

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolopose.export.parity import compare_people
+from yolopose.export.verify import compare_people
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17
 

@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from yolopose.export.passes import embed_contract, graph_sha256, simplify
+from yolopose.export.graph import embed_contract, graph_sha256, simplify
+from yolopose.runtime.artifact_file import parts_of
 from yolopose.runtime.backends.fake import fake_contract
-from yolopose.runtime.onnx_file import parts_of
 
 
 def graph() -> onnx.ModelProto:

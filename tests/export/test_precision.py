@@ -8,8 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from yolopose.export.graph import prediction_convolutions
-from yolopose.export.graph_run import feed, open_session, with_outputs
+from yolopose.export.graph import feed, open_session, prediction_convolutions, with_outputs
 from yolopose.export.precision import FLOAT16_MAX, out_of_range, rounded_to_float16, to_float16
 from yolopose.runtime.errors import ArtifactError
 

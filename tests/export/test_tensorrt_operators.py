@@ -17,14 +17,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from yolopose.export.graph import simplify
+from yolopose.export.int8.layers import find_body
+from yolopose.export.int8.quantize import make_plan, quantize, tensors_to_sample
+from yolopose.export.int8.ranges import collect
 from yolopose.export.onnx_export import onnx_from_net
-from yolopose.export.passes import simplify
 from yolopose.export.precision import to_float16
-from yolopose.export.quantization.calibration import collect
-from yolopose.export.quantization.layers import find_body
-from yolopose.export.quantization.plan import make_plan, tensors_to_sample
-from yolopose.export.quantization.qdq import quantize
-from yolopose.export.shapes import ShapeConfig
+from yolopose.export.source import ShapeConfig
 from yolopose.model.sizes import SIZES, build
 from yolopose.runtime.contract import NmsInfo
 

@@ -12,9 +12,8 @@ import pytest
 import yolopose
 from yolopose.bootstrap import APDifference
 from yolopose.export.images import export_images
-from yolopose.export.parity import ParityReport
 from yolopose.export.pipeline import net_subject
-from yolopose.export.verify import judge, verify
+from yolopose.export.verify import ParityReport, judge, verify
 from yolopose.runtime.errors import DataError, SourceError
 from yolopose.runtime.images import evenly
 

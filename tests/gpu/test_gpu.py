@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.runtime.conftest import dots, small_contract, write_artifact
-from yolopose.export.engine import build_engine, import_tensorrt
-from yolopose.export.engine_options import EngineConfig, usual_profile
+from yolopose.export.tensorrt import build_engine, import_tensorrt
+from yolopose.export.tensorrt_options import EngineConfig, usual_profile
 from yolopose.runtime import PoseEstimator
 from yolopose.runtime.backends.base import Backend, RawPeople, open_backend
 from yolopose.runtime.backends.cuda import Cuda, find_gpu

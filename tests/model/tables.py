@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from yolopose.model.input_spec import RGB_UNIT
+from yolopose.model.config import RGB_UNIT, NetConfig
 from yolopose.model.layer_table import DistanceSettings, Layer, LayerTable
-from yolopose.model.net_config import NetConfig
 
 
 def conv(source: int, channels: int) -> Layer:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolopose.model.complexity import gmacs
-from yolopose.model.fuse import fuse_conv_bn
+from yolopose.model.pose_net import fuse_conv_bn, gmacs
 from yolopose.model.sizes import SIZES, build
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolopose.model.heads.output import priors_of_level
+from yolopose.model.heads import priors_of_level
 from yolopose.model.pose_net import PoseNet
 from yolopose.model.sizes import SIZES, build
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from yolopose.model.input_spec import BGR_BYTES, RGB_UNIT, InputSpec
+from yolopose.model.config import BGR_BYTES, RGB_UNIT, InputSpec
 
 
 @pytest.mark.parametrize("spec", [BGR_BYTES, RGB_UNIT])

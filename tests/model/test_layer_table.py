@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from yolopose.model.fuse import fuse_conv_bn
+from yolopose.model.blocks import Attention, SplitJoin
+from yolopose.model.config import NetConfig
 from yolopose.model.layer_table import DistanceSettings, Layer, LayerTable
-from yolopose.model.net_config import NetConfig
+from yolopose.model.pose_net import fuse_conv_bn
 from yolopose.model.sizes import build
-from yolopose.model.split_blocks import Attention, SplitJoin
 
 from .tables import TABLES, V8, conv, small_config
 

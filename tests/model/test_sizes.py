@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from yolopose.checkpoints.transfer import generic_skeleton
-from yolopose.model.complexity import gmacs, num_parameters
-from yolopose.model.net_config import NetConfig
-from yolopose.model.pose_net import PoseNet
+from yolopose.model.config import NetConfig
+from yolopose.model.pose_net import PoseNet, gmacs, num_parameters
 from yolopose.model.sizes import SIZES, build, named
 from yolopose.runtime.skeleton import LSP_14
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from yolopose.model.sizes import SIZES, build
-from yolopose.model.widen import widened
+from yolopose.model.sizes import SIZES, build, widened
 
 from .tables import small_config
 

@@ -16,9 +16,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from yolopose.runtime.artifact_file import parts_of
 from yolopose.runtime.backends.fake import fake_contract
 from yolopose.runtime.contract import METADATA_KEY, Contract, Provenance, Range
-from yolopose.runtime.onnx_file import parts_of
 
 PEOPLE, KEYPOINTS = 3, 17
 _NODES = """

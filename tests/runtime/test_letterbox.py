@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolopose.runtime.letterbox import Placement, as_bgr_image, letterbox, place
+from yolopose.runtime.images import as_bgr_image
+from yolopose.runtime.letterbox import Placement, letterbox, place
 
 GOLDEN = Path(__file__).parent / "golden" / "letterbox.npz"
 sides = st.sampled_from(["center", "bottom-right"])

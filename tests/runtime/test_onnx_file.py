@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yolopose.runtime.artifact_file import parts_of, read_onnx
 from yolopose.runtime.errors import ArtifactError
-from yolopose.runtime.onnx_file import parts_of, read_onnx
 
 
 def test_metadata_and_graph_hash_equal_what_onnx_reads(artifact: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from yolopose.data.batch import People
+from yolopose.model.heads import HeadOutput
 from yolopose.model.heads.anchor import AnchorHead
-from yolopose.model.heads.output import HeadOutput
 from yolopose.model.sizes import COCO_P6_ANCHORS
 from yolopose.training.anchor_loss import AnchorLoss
 from yolopose.training.settings import LossSettings

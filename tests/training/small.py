@@ -17,15 +17,13 @@ from yolopose.data.loader import Order, batches
 from yolopose.data.sample import Sample
 from yolopose.data.sources import SyntheticSource
 from yolopose.data.synthetic import SyntheticScenes
-from yolopose.model.input_spec import BGR_BYTES, RGB_UNIT
-from yolopose.model.net_config import NetConfig
+from yolopose.model.config import BGR_BYTES, RGB_UNIT, NetConfig
 from yolopose.model.pose_net import PoseNet
 from yolopose.model.sizes import COCO_P6_ANCHORS, build
 from yolopose.runtime.console import Console
-from yolopose.training.engine import Engine
-from yolopose.training.interrupt import Interrupt
 from yolopose.training.settings import TrainSettings
-from yolopose.training.trainer import Trainer
+from yolopose.training.train_step import Engine
+from yolopose.training.trainer import Interrupt, Trainer
 
 from ..data.pictures import collate
 from ..model.tables import small_config

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from yolopose.data.batch import People
+from yolopose.model.heads import HeadOutput
 from yolopose.model.heads.anchor_free import AnchorFreeHead
-from yolopose.model.heads.output import HeadOutput
 from yolopose.training import anchor_free_loss
-from yolopose.training.anchor_free_loss import AnchorFreeLoss
-from yolopose.training.matching import Guess, Matches
+from yolopose.training.anchor_free_loss import AnchorFreeLoss, assign
+from yolopose.training.label_assignment import Guess, Matches
 from yolopose.training.settings import KEYPOINT_LOSSES, LossSettings
-from yolopose.training.simota import assign
 
 from .people import SIGMAS, chosen, nobody, some_people
 

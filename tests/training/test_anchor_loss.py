@@ -13,11 +13,10 @@ from torch import Tensor
 
 from tests.training.anchor_cases import STRIDES, head, loss_of, nobody, raw_of, some_people
 from yolopose.data.batch import People
+from yolopose.model.heads import HeadOutput
 from yolopose.model.heads.anchor import AnchorHead
-from yolopose.model.heads.output import HeadOutput
 from yolopose.training import anchor_loss
-from yolopose.training.anchor_loss import AnchorLoss, covered_anchors
-from yolopose.training.anchor_matching import match_anchors
+from yolopose.training.anchor_loss import AnchorLoss, covered_anchors, match_anchors
 from yolopose.training.settings import LossSettings
 
 TERMS = {"box", "objectness", "classes", "keypoints", "visibility"}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from yolopose.data.batch import People
-from yolopose.model.heads.output import priors_of_level
+from yolopose.model.heads import priors_of_level
 from yolopose.model.sizes import COCO_P6_ANCHORS
-from yolopose.training.anchor_matching import Matches, level_sizes, match_anchors
+from yolopose.training.anchor_loss import Matches, level_sizes, match_anchors
 
 STRIDES = (8, 16, 32, 64)
 SHAPES = torch.tensor(COCO_P6_ANCHORS)

@@ -22,10 +22,9 @@ from yolopose.data.coco import read_coco
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.model.sizes import SIZES
 from yolopose.runtime.images import read_image
-from yolopose.training.command import main
-from yolopose.training.facts import label_facts
-from yolopose.training.logs import read_metrics
-from yolopose.training.options import options_of, train_parser
+from yolopose.training.command import main, options_of, train_parser
+from yolopose.training.report import read_metrics
+from yolopose.training.run_folder import label_facts
 
 pytest.importorskip("pycocotools")
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from yolopose.data.batch import People
+from yolopose.model.heads import HeadOutput
 from yolopose.model.heads.distance import DistanceHead
-from yolopose.model.heads.output import HeadOutput
 from yolopose.model.layer_table import DistanceSettings
 from yolopose.training import distance_loss
 from yolopose.training.distance_loss import DistanceLoss

@@ -19,8 +19,8 @@ from tests.training.small import SIZE, save_scenes
 from tests.training.two_processes import CASES, measured
 from yolopose.checkpoints import load, read_extra
 from yolopose.training.command import main
-from yolopose.training.distributed import gathered, mean_positives, rank, world_size
-from yolopose.training.logs import read_metrics
+from yolopose.training.processes import gathered, mean_positives, rank, world_size
+from yolopose.training.report import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 

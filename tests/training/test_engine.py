@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tests.training.small import SETTINGS, small_batch, small_net, small_source
 from yolopose.data.batch import Batch
-from yolopose.training.engine import Diverged, Engine
 from yolopose.training.settings import LossSettings, TrainSettings
+from yolopose.training.train_step import Diverged, Engine
 
 
 @pytest.fixture(scope="module")

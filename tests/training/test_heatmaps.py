@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolopose.data.batch import People
-from yolopose.training import heatmaps
-from yolopose.training.heatmaps import LEAST_WIDTH, PRIOR_BIAS, Heatmaps
-from yolopose.training.keypoint_loss import oks
+from yolopose.training import criterion as heatmaps
+from yolopose.training.criterion import LEAST_WIDTH, PRIOR_BIAS, Heatmaps
+from yolopose.training.similarity import oks
 
 from .people import SIGMAS, chosen, nobody, some_people
 

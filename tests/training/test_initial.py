@@ -12,7 +12,7 @@ from tests.training.small import CONFIGS, SIZE, small_net
 from yolopose.model.pose_net import PoseNet
 from yolopose.model.sizes import SIZES, build
 from yolopose.runtime.skeleton import COCO_17, LSP_14, generic_skeleton
-from yolopose.training.initial import Start, check_size, initial_net, starting_config
+from yolopose.training.run import Start, check_size, initial_net, starting_config
 
 
 def start(given: PoseNet | None = None, model: str | None = None, skeleton: yolopose.Skeleton = COCO_17) -> Start:

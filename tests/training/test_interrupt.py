@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from yolopose.training.interrupt import SIGNALS, Interrupt
+from yolopose.training.trainer import SIGNALS, Interrupt
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.training.iou import ciou, iou
+from yolopose.training.similarity import ciou, iou
 
 SQUARE = torch.tensor([0.0, 0.0, 10.0, 10.0])
 corner = st.one_of(st.sampled_from([0.0, 1.0, -5.0, 1e6]), st.floats(-1e6, 1e6, width=32))

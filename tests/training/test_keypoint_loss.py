@@ -15,8 +15,8 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
-from yolopose.training.keypoint_loss import KeypointLoss, oks
 from yolopose.training.settings import KEYPOINT_LOSSES
+from yolopose.training.similarity import KeypointLoss, oks
 
 EYE = COCO_17.sigmas[1]
 PERSON = 60.0 * 120.0  # px^2

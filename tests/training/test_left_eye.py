@@ -22,8 +22,7 @@ from yolopose.data.synthetic import SyntheticScenes
 from yolopose.model.heads.anchor import AnchorHead
 from yolopose.model.sizes import COCO_P6_ANCHORS
 from yolopose.runtime.skeleton import COCO_17
-from yolopose.training.anchor_loss import AnchorLoss
-from yolopose.training.anchor_matching import level_sizes, match_anchors
+from yolopose.training.anchor_loss import AnchorLoss, level_sizes, match_anchors
 from yolopose.training.settings import LossSettings
 
 from ..data.pictures import collate

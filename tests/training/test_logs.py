@@ -10,8 +10,7 @@ import pytest
 
 from yolopose.runtime.errors import BackendUnavailable, DataError, OutputError
 from yolopose.runtime.images import read_image
-from yolopose.training.curves import draw_curves
-from yolopose.training.logs import Logs, read_metrics
+from yolopose.training.report import Logs, draw_curves, read_metrics
 
 
 def silent(text: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolopose.training.muon import MOMENTUM, UPDATE_SIZE, Muon, orthogonalised
+from yolopose.training.optimizer import MOMENTUM, UPDATE_SIZE, Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 40), (2, 40, 8), (1, 16, 16)])

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from yolopose.training import resources
+from yolopose.training import processes as resources
 
 # Page faults of making, filling and dropping 64 MiB: each block that comes anew from the system has 16,384 pages.
 SCRIPT = """

@@ -12,8 +12,7 @@ from yolopose.data.coco import read_coco
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.runtime.errors import CheckpointError, DataError, OutputError
 from yolopose.runtime.skeleton import COCO_17
-from yolopose.training.facts import differences, file_facts, label_facts
-from yolopose.training.run_folder import RunFolder
+from yolopose.training.run_folder import RunFolder, differences, file_facts, label_facts
 
 
 def facts(**changes: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from yolopose.data.batch import People
-from yolopose.model.heads.output import priors_of_level
-from yolopose.training.matching import Guess, Matches
-from yolopose.training.simota import assign
+from yolopose.model.heads import priors_of_level
+from yolopose.training.anchor_free_loss import assign
+from yolopose.training.label_assignment import Guess, Matches
 
 from .people import SIGMAS, nobody, some_people
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.small import CONFIGS, save_scenes
+from yolopose.benchmarks.studies import training_speed as speed
 from yolopose.model.sizes import SIZES
-from yolopose.training import speed
 
 
 @pytest.fixture(autouse=True)

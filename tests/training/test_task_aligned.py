@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolopose.data.batch import People
-from yolopose.training.iou import iou
-from yolopose.training.matching import Guess
-from yolopose.training.task_aligned import IOU_POWER, SCORE_POWER, SMALL, assign
+from yolopose.training.distance_loss import IOU_POWER, SCORE_POWER, SMALL, assign
+from yolopose.training.label_assignment import Guess
+from yolopose.training.similarity import iou
 
 from .people import chosen, nobody, some_people
 from .test_simota import POINTS, PRIORS, guess_of, pairs

@@ -18,9 +18,8 @@ from yolopose.checkpoints import load, read_extra
 from yolopose.data.sample import DamagedImage
 from yolopose.evaluation import KeypointAP
 from yolopose.runtime.errors import OutputError
-from yolopose.training.engine import Diverged
-from yolopose.training.interrupt import Interrupt
-from yolopose.training.trainer import Trainer
+from yolopose.training.train_step import Diverged
+from yolopose.training.trainer import Interrupt, Trainer
 
 TIMES = {"images_per_second", "waiting", "minutes"}
 

@@ -15,16 +15,14 @@ from yolopose.data.coco import CocoKeypoints, read_coco
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.evaluation import evaluate
-from yolopose.model.input_spec import BGR_BYTES, RGB_UNIT
-from yolopose.model.net_config import NetConfig
+from yolopose.model.config import BGR_BYTES, RGB_UNIT, NetConfig
 from yolopose.model.pose_net import PoseNet
 from yolopose.model.sizes import COCO_P6_ANCHORS, build
 from yolopose.runtime.errors import DataError
 from yolopose.runtime.images import read_image
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17, LSP_14
-from yolopose.training.letterboxed import PictureBatch
-from yolopose.training.validate import Validator
+from yolopose.training.validate import PictureBatch, Validator
 
 pytest.importorskip("pycocotools")
 
@@ -123,7 +121,7 @@ def test_pictures_are_read_once_if_they_fit(scenes: CocoKeypoints, monkeypatch: 
         reads.append(path)
         return read_image(path)
 
-    monkeypatch.setattr("yolopose.training.letterboxed.read_image", counting)
+    monkeypatch.setattr("yolopose.training.validate.read_image", counting)
     net = tiny()
     results = []
     for cache_bytes, expected in ((2**30, 5), (1000, 10)):

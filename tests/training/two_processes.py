@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from tests.training.small import SETTINGS, small_batch, small_net, small_source, small_trainer
 from yolopose.data.batch import Batch, People
-from yolopose.training.distributed import gathered
-from yolopose.training.engine import Diverged, Engine
-from yolopose.training.interrupt import Interrupt
+from yolopose.training.processes import gathered
+from yolopose.training.train_step import Diverged, Engine
+from yolopose.training.trainer import Interrupt
 
 CASES = [(family, people) for family in ("yolox", "yolov5", "yolov8", "yolo26") for people in ("all", "half", "none")]
 FROZEN = replace(SETTINGS, freeze_bn=True)

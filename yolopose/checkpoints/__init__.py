@@ -33,7 +33,7 @@ def load(path: str | Path, *, skeleton: Skeleton | None = None) -> PoseNet:
     would run code; nothing of it was run), ValueError (a skeleton of another number of keypoints).
     """
     if str(path) == DEMO:
-        from .demo import demo_net
+        from .own import demo_net
 
         return demo_net()
     document = read_document(path)

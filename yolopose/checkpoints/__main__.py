@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
-    from ..model.widen import widened
+    from ..model.sizes import widened
     from . import load, save
 
     net = load(arguments.weights)

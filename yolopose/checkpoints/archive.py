@@ -18,8 +18,8 @@ from torch import Tensor
 
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint, YoloposeError
 
-from .inert import unpickle
-from .stand_ins import MAX_INTEGER, InertStorage, InertTensor, StandIn
+from .pickle_machine import unpickle
+from .pickle_values import MAX_INTEGER, InertStorage, InertTensor, StandIn
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

@@ -8,8 +8,7 @@ from typing import Any
 from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import Skeleton
 
-from ..model.input_spec import BGR_BYTES
-from ..model.net_config import NetConfig
+from ..model.config import BGR_BYTES, NetConfig
 from ..model.pose_net import PoseNet
 from ..model.sizes import named
 from . import transfer

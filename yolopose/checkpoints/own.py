@@ -8,6 +8,11 @@ config       JSON text of NetConfig (text, so that equal networks give equal byt
 state_dict   tensors by name
 origin       JSON text: source_format and weights_licence
 extra        whatever the caller added: plain values and tensors
+
+The demo network: weights that ship with the package, trained by us (docs/train.md has the commands and figures).
+
+YOLOX-Pose-nano, 14 keypoints, 256 px; float16 weights of convolutions. Learnt from Leeds Sports Pose Extended, whose
+photographs are for research, and synthetic scenes: for trying things out and for tests. Products train their own.
 """
 
 from __future__ import annotations
@@ -24,12 +29,12 @@ from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.output import atomic_write
 from yolopose.runtime.skeleton import Skeleton
 
-from ..model.net_config import NetConfig
+from ..model.config import NetConfig
 from ..model.pose_net import PoseNet
 from ..model.sizes import build
 from . import transfer
 from .archive import Document, read_content, read_document
-from .stand_ins import brief
+from .pickle_values import brief
 
 FORMAT = "yolopose"
 SCHEMA = 1
@@ -112,3 +117,13 @@ def read_extra(path: str | Path) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise CheckpointError(f"{path} is not a checkpoint of yolopose")
     return extra
+
+
+WEIGHTS = Path(__file__).with_name("demo.pt")
+
+
+def demo_net() -> PoseNet:
+    """In evaluation mode, float32."""
+    net = read(read_document(WEIGHTS), None)
+    net.source_format = "demo"
+    return net

@@ -11,9 +11,9 @@ import torch
 from yolopose.runtime.errors import CheckpointError
 
 from ..model.blocks import BN_EPS
-from ..model.net_config import MAX_MULTIPLIER, Anchors
+from ..model.config import MAX_MULTIPLIER, Anchors
 from .archive import Document
-from .stand_ins import InertTensor, StandIn, brief, stand_in_name
+from .pickle_values import InertTensor, StandIn, brief, stand_in_name
 
 MAX_MODULES = 10_000  # of one network; the largest here has a tenth
 MAX_PATH = 1_000  # characters of a module's dotted name

@@ -12,11 +12,11 @@ from torch import Tensor
 from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton, generic_skeleton
 
-from ..model.net_config import NetConfig
+from ..model.config import NetConfig
 from ..model.pose_net import PoseNet
 from ..model.sizes import build
 from .archive import Document
-from .stand_ins import InertTensor, brief
+from .pickle_values import InertTensor, brief
 
 # More would be a damaged or hostile file: whole-body poses have 133 keypoints, the largest public data sets 365 classes
 # of people's surroundings.

@@ -11,8 +11,7 @@ from torch import Tensor
 from yolopose.runtime.errors import CheckpointError
 from yolopose.runtime.skeleton import Skeleton
 
-from ..model.input_spec import RGB_UNIT
-from ..model.net_config import NetConfig
+from ..model.config import RGB_UNIT, NetConfig
 from ..model.pose_net import PoseNet
 from ..model.sizes import named
 from . import pickled, transfer

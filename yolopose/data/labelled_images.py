@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from yolopose.runtime.errors import DataError, SourceError
-from yolopose.runtime.images import read_image, readable
-from yolopose.runtime.opencv import cv2
+from yolopose.runtime.images import cv2, read_image, readable
 from yolopose.runtime.skeleton import Skeleton
 
 from .coco import CocoImage, CocoKeypoints, CocoPerson

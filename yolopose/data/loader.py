@@ -1,4 +1,6 @@
-"""A stream of training batches, the same for equal seeds whatever the number of workers or processes.
+"""Other pictures in place of damaged ones, so that training goes on and says what it did without.
+
+A stream of training batches, the same for equal seeds whatever the number of workers or processes.
 
 A sample is augmented by a generator seeded with (seed, epoch, index, round), the round being 0 unless a data set is
 smaller than a batch and gone through again; batch s of the run is a fixed part of a fixed order. So a run can go on
@@ -18,12 +20,46 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from yolopose.runtime.errors import DataError
-from yolopose.runtime.opencv import cv2
+from yolopose.runtime.images import cv2
 
 from .augment import Augment
 from .batch import Batch, as_images, empty_pictures, padded
 from .parallel import in_threads
-from .stand_in import StandIns
+from .sample import DamagedImage, Sample, Source
+
+MOST_TRIES = 100  # damaged pictures in a row before the data set itself is to blame
+
+
+class StandIns:
+    """A Source in which another picture, always the same one, stands in for each that is damaged.
+
+    damaged: "name: reason" of every damaged picture met, each time that it was met.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.skeleton, self.classes = source.skeleton, source.classes
+        self.damaged: list[str] = []
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises DataError when the picture and all others tried, at most MOST_TRIES, are damaged."""
+        try:
+            return self._source[index]
+        except DamagedImage as error:
+            self.damaged.append(str(error))
+        # In random order: damaged pictures often lie side by side.
+        others = [int(other) for other in np.random.default_rng(index).permutation(len(self)) if other != index]
+        for other in others[: MOST_TRIES - 1]:
+            try:
+                return self._source[other]
+            except DamagedImage as error:
+                self.damaged.append(str(error))
+        tried = min(len(self), MOST_TRIES)
+        raise DataError(f"none of {tried} pictures tried, of {len(self)}, can be used; the last: {self.damaged[-1]}")
+
 
 Item = tuple[int, list[tuple[int, int]]]  # epoch; index and round of each sample
 # Workers take what the network leaves: where cores are few, one that interrupts a thread of the network holds up the

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from yolopose.runtime.images import cv2
 from yolopose.runtime.machine import usable_cores
-from yolopose.runtime.opencv import cv2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

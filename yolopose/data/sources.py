@@ -14,8 +14,7 @@ import numpy as np
 from yolopose.runtime.errors import DataError
 from yolopose.runtime.skeleton import COCO_17, Skeleton
 
-from .coco import CocoKeypoints, read_coco
-from .label_skeleton import label_skeleton
+from .coco import CocoKeypoints, label_skeleton, read_coco
 from .labelled_images import LabelledImages, Progress
 from .parallel import in_processes
 from .sample import Sample, Source

@@ -1,4 +1,6 @@
-"""Reads the YOLO-pose folder format, a YAML file and a text file beside each picture, into the type of COCO labels.
+"""Sizes of pictures, from the file's head where that is certain: decoding a large data set for them takes minutes.
+
+Reads the YOLO-pose folder format, a YAML file and a text file beside each picture, into the type of COCO labels.
 
 ``path``, ``train``, ``val``, ``kpt_shape``, ``flip_idx``, ``names``, ``kpt_names`` are those of
 https://docs.ultralytics.com/datasets/pose/. A row is: class, box centre x, y, width, height, then x, y and perhaps v of
@@ -14,14 +16,50 @@ from typing import Any
 
 import numpy as np
 
-from yolopose.runtime.errors import BackendUnavailable, DataError
-from yolopose.runtime.images import IMAGE_SUFFIXES
+from yolopose.runtime.errors import BackendUnavailable, DataError, SourceError
+from yolopose.runtime.images import IMAGE_SUFFIXES, read_image
 from yolopose.runtime.skeleton import Skeleton
 
-from .coco import CocoCategory, CocoImage, CocoKeypoints, CocoPerson, refuse_damaged
-from .image_size import image_size
-from .label_skeleton import label_skeleton
+from .coco import CocoCategory, CocoImage, CocoKeypoints, CocoPerson, label_skeleton, refuse_damaged
 from .parallel import in_threads
+
+_HEAD = 1 << 16  # bytes that are looked at
+_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive JPEG: what libjpeg decodes everywhere
+_NO_LENGTH = {0x01, *range(0xD0, 0xD8), 0xFF}  # and fill bytes
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) that `read_image` will give, None for a picture that it cannot read.
+
+    Only a JPEG without EXIF data is judged by its head, and one that is damaged further on is not noticed. Everything
+    else is decoded: EXIF may turn the picture.
+    """
+    try:
+        with path.open("rb") as file:
+            size = _jpeg_size(file.read(_HEAD))
+        if size is None:
+            height, width = read_image(path).shape[:2]
+            size = width, height
+    except (OSError, SourceError):
+        return None
+    return size
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Size in the frame header of a JPEG (ITU T.81, B.2.2); None for EXIF data or anything that is not plain."""
+    if not head.startswith(b"\xff\xd8"):
+        return None
+    at = 2
+    while at + 9 <= len(head) and head[at] == 0xFF:
+        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
+        if marker in _FRAMES:
+            height, width = (int.from_bytes(head[at + i : at + i + 2], "big") for i in (5, 7))
+            return (width, height) if width and height else None
+        if marker in _NO_LENGTH or head[at + 4 : at + 8] == b"Exif":
+            return None
+        at += 2 + length
+    return None
+
 
 # Silhouette over box, which the format does not have: the share in COCO's people that its evaluation tools use as well.
 AREA_OF_BOX = 0.53

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from yolopose.runtime.contract import NmsInfo
 
-from ..model.fuse import fuse_conv_bn
-from ..model.heads.output import as_rows
-from ..model.pose_net import PoseNet
+from ..model.heads import as_rows
+from ..model.pose_net import PoseNet, fuse_conv_bn
 from .nms import Candidates, Survivors, keep_best, select_candidates, suppress
 
 

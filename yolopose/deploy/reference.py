@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from yolopose.runtime.letterbox import Placement, as_bgr_image, letterbox
+from yolopose.runtime.images import as_bgr_image
+from yolopose.runtime.letterbox import Placement, letterbox
 from yolopose.runtime.result import PoseResult
 
 from ..model.pose_net import PoseNet, Predictions

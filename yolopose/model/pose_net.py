@@ -1,19 +1,28 @@
-"""The network: backbone, neck and head, from images to decoded predictions of every anchor."""
+"""The network: backbone, neck and head, from images to decoded predictions of every anchor.
+
+Folding of batch norm into the convolution before it.
+
+Cost of a network: parameters and multiply-accumulates.
+
+Counted are the multiply-accumulates of convolutions and linear layers, without biases. thop, whose figures most
+papers and READMEs of these networks quote, adds four for every output of a batch norm: about one per cent more.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from yolopose.runtime.skeleton import Skeleton
 
+from .blocks import ConvBlock
+from .config import InputSpec, NetConfig
 from .heads.anchor import AnchorHead
 from .heads.anchor_free import AnchorFreeHead
 from .heads.distance import DistanceHead
-from .input_spec import InputSpec
-from .net_config import NetConfig
 
 
 class Predictions(NamedTuple):
@@ -86,3 +95,59 @@ class PoseNet(nn.Module):
                 f"height and width of images must be multiples of {multiple}, got {tuple(images.shape[2:])}; "
                 "letterbox them first (yolopose.runtime.letterbox)"
             )
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def fuse_conv_bn(net: Net) -> Net:
+    """A copy of ``net`` in evaluation mode whose batch norms live in the weights and biases of its convolutions."""
+    fused = copy.deepcopy(net).eval()
+    for module in fused.modules():
+        if isinstance(module, ConvBlock) and isinstance(module.bn, nn.BatchNorm2d):
+            module.conv = _folded(module.conv, module.bn)
+            module.bn = nn.Identity()
+    return fused
+
+
+@torch.no_grad()
+def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution with bias equal to ``bn(conv(x))`` in evaluation mode; the arithmetic is done in float64."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    gain = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
+    before = conv.bias.double() if conv.bias is not None else torch.zeros_like(bn.running_mean, dtype=torch.float64)
+    bias = bn.bias.double() + (before - bn.running_mean.double()) * gain
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight.double() * gain.view(-1, 1, 1, 1)).to(conv.weight.dtype))
+    folded.bias = nn.Parameter(bias.to(conv.weight.dtype))
+    return folded.requires_grad_(False)
+
+
+def num_parameters(net: nn.Module) -> int:
+    """Learnable numbers, batch norm's scale and shift included, its running statistics not."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def gmacs(net: nn.Module, shape_hw: tuple[int, int], device: str = "meta") -> float:
+    """Multiply-accumulates of one image of ``shape_hw`` pixels, in units of 10^9.
+
+    Runs on the ``meta`` device: shapes only, so a large network costs no time and no memory. A foreign network whose
+    forward pass looks at values needs ``device`` "cpu".
+    """
+    total = 0
+
+    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            kernel_h, kernel_w = module.kernel_size
+            total += output.numel() * kernel_h * kernel_w * module.in_channels // module.groups
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+
+    shadow = copy.deepcopy(net).to(device).eval()
+    for module in shadow.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad():
+        shadow(torch.zeros(1, 3, *shape_hw, device=device))
+    return total / 1e9

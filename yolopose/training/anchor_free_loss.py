@@ -1,4 +1,12 @@
-"""The losses of YOLOX-Pose (mmpose's yoloxpose_head.py has the weights): box, objectness, class, keypoints, visibility.
+"""SimOTA with keypoints: which anchor points learn which person (YOLOX; YOLOX-Pose of mmpose adds OKS to the cost).
+
+An anchor point may learn a person if its centre lies in the person's box or within 2.5 strides of the box's centre.
+Costs compare what the network now predicts there with the person; each person takes its k cheapest points, k being the
+sum of its ten best IoUs, at least 1; a point wanted twice goes to the cheaper person. Who has lost all points that way
+(in a crowd, early in training) takes the cheapest that is free, which the papers leave out: nobody who can be seen is
+taught as background. Everything is computed for a whole batch on the (person, point) pairs that may match.
+
+The losses of YOLOX-Pose (mmpose's yoloxpose_head.py has the weights): box, objectness, class, keypoints, visibility.
 
 Each term is a sum over matched anchor points divided by their number over all processes; keypoint terms, by the number
 of those whose person has labelled keypoints. Objectness is 1 at every matched point; the class score learns how good
@@ -14,14 +22,63 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.batch import People
+from ..model.heads import HeadOutput, at_anchors
 from ..model.heads.anchor_free import AnchorFreeHead
-from ..model.heads.output import HeadOutput, at_anchors
-from .distributed import mean_positives
-from .iou import iou
-from .keypoint_loss import KeypointLoss, oks
-from .matching import Guess, Matches, in_ignored
+from .label_assignment import Guess, Matches, Rows, in_ignored, owners, where_inside
+from .processes import mean_positives
 from .settings import LossSettings
-from .simota import assign
+from .similarity import KeypointLoss, iou, oks
+
+MOST_POINTS = 10
+IOU_WEIGHT = OKS_WEIGHT = 3.0
+OUTSIDE = 1e5  # cost of a point that is not both in the box and near its centre
+SMALL = 1e-6
+
+
+@torch.no_grad()
+def assign(guess: Guess, priors: Tensor, people: People, sigmas: Tensor) -> Matches:
+    """priors: (1, P, N) column, row and stride of each point; sigmas: (K,)."""
+    in_box, near = where_inside(priors, people.boxes)
+    image, person, point = ((in_box | near) & people.valid[..., None]).nonzero(as_tuple=True)
+    both = in_box[image, person, point] & near[image, person, point]
+    overlap, cost = _pair_costs(guess, people, sigmas, image, person, point)
+    cost += OUTSIDE * ~both
+
+    if not len(cost):
+        return Matches(image, point, person)
+
+    batch, most, points = in_box.shape
+    rows = Rows(image * most + person)
+    costs, cells = rows.table(cost, torch.inf), rows.table(image * points + point, 0)
+    owner = owners(costs, cells, _cheapest(costs, rows.table(overlap, 0.0)), batch * points)
+    return rows.matches(owner, points, most)
+
+
+def _pair_costs(
+    guess: Guess, people: People, sigmas: Tensor, image: Tensor, person: Tensor, point: Tensor
+) -> tuple[Tensor, Tensor]:
+    """IoU and cost of each pair, both (pairs,)."""
+    overlap = iou(guess.boxes[image, point], people.boxes[image, person])
+    visible = people.visible[image, person]
+    similarity = oks(
+        guess.keypoints[image, point], people.keypoints[image, person], visible, people.areas[image, person], sigmas
+    )
+    scores = guess.scores[image, point].clamp(SMALL, 1 - SMALL)
+    wanted = F.one_hot(people.labels[image, person], scores.shape[1]).float()
+    cost = F.binary_cross_entropy(scores.sqrt().clamp(max=1 - SMALL), wanted, reduction="none").sum(-1)
+    cost -= IOU_WEIGHT * (overlap + SMALL).log()
+    cost -= torch.where(visible.any(-1), OKS_WEIGHT * (similarity + SMALL).log(), 0.0)
+    return overlap, torch.nan_to_num(cost, nan=OUTSIDE, posinf=OUTSIDE)
+
+
+def _cheapest(costs: Tensor, overlaps: Tensor) -> Tensor:
+    """(R, L) bool: the k cheapest points of each person, k from its best overlaps, at least 1."""
+    most = min(MOST_POINTS, costs.shape[1])
+    k = overlaps.topk(most, dim=1).values.sum(dim=1).int().clamp(min=1)
+    values, places = costs.topk(most, dim=1, largest=False)
+    taken = (torch.arange(most, device=costs.device) < k[:, None]) & values.isfinite()
+    return torch.zeros_like(costs, dtype=torch.bool).scatter_(1, places, taken)
+
 
 BOX, OBJECTNESS, CLASSES, VISIBILITY = 5.0, 1.0, 1.0, 1.0
 # So that each keypoint loss begins at about the same size; OKS as in mmpose.

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from yolopose.runtime.draw import BOX, EDGE, INK, draw_people
-from yolopose.runtime.images import evenly, read_image
-from yolopose.runtime.letterbox import Image, Placement, letterbox
-from yolopose.runtime.opencv import cv2
+from yolopose.runtime.images import Image, cv2, evenly, read_image
+from yolopose.runtime.letterbox import Placement, letterbox
 from yolopose.runtime.output import atomic_write
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton

@@ -1,24 +1,72 @@
-"""The loop: batches in, epochs out; each epoch is validated, logged and saved, and can be gone on from exactly."""
+"""Ctrl-C, SIGTERM and a limit of time as a question asked between steps: a step is never torn in half.
+
+The loop: batches in, epochs out; each epoch is validated, logged and saved, and can be gone on from exactly.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 from yolopose.runtime.console import Console
 
 from ..checkpoints import load, read_extra, save
 from ..data.batch import Batch
-from .distributed import any_process, gathered, rank
-from .engine import Engine
-from .interrupt import Interrupt
+from .processes import any_process, gathered, rank
+from .train_step import Engine
 from .validate import Validation, Validator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Within ``with``, the first signal only sets ``reason``; a second Ctrl-C raises KeyboardInterrupt at once.
+
+    minutes: from the beginning of ``with``, more than 0; None: no limit.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        if minutes is not None and not minutes > 0:
+            raise ValueError(f"--max-minutes must be more than 0, got {minutes:g}")
+        self.reason: str | None = None
+        self._minutes, self._deadline = minutes, float("inf")
+        self._signalled = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Interrupt:
+        if self._minutes is not None:
+            self._deadline = time.monotonic() + 60 * self._minutes
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signalled = True
+        self.reason = signal.Signals(number).name
+
+    @property
+    def wanted(self) -> bool:
+        """Whether to stop before the next step; ``reason`` then says why."""
+        if self.reason is None and time.monotonic() > self._deadline:
+            self.reason = f"--max-minutes {self._minutes:g}"
+        return self.reason is not None
+
 
 FIGURES = ("ap", "ap50", "ap75", "ap_m", "ap_l", "ar")
 SILENCE = 60.0  # seconds between lines about an epoch under way, where there is no terminal

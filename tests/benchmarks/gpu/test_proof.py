@@ -11,11 +11,9 @@ import pytest
 
 from tests.played_gpu import Machine, play
 from yolopose.benchmarks.gpu import proof as proof_module
-from yolopose.benchmarks.gpu.contestants import time_contestant, time_tail
-from yolopose.benchmarks.gpu.parity import compare
-from yolopose.benchmarks.gpu.placement import misplaced, operators_by_provider
+from yolopose.benchmarks.gpu.contestants import compare, misplaced, operators_by_provider, time_contestant, time_tail
 from yolopose.benchmarks.gpu.proof import _profiles, main
-from yolopose.benchmarks.gpu.tasks import GpuTask
+from yolopose.benchmarks.gpu.worker import GpuTask
 from yolopose.export.command import main as export
 from yolopose.runtime.errors import BackendError, BackendUnavailable
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.data.augment.colour import colour_matrix, draw_colours, shift_colours
+from yolopose.data.augment import colour_matrix, draw_colours, shift_colours
 
 
 def shifted_by(image: np.ndarray, gains: Sequence[float], seed: int) -> np.ndarray:

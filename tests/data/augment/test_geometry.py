@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from yolopose.data.augment.geometry import LEAST_SHARE, LEAST_SIDE, View, affine, cropped, move_boxes, paint, seen
+from yolopose.data.augment import LEAST_SHARE, LEAST_SIDE, View, affine, cropped, move_boxes, paint, seen
 from yolopose.data.sample import PersonLabels, Sample, joined
 
 from ..pictures import FOUR, Pictures, assert_contract, assert_same, sample_of

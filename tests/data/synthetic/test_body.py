@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.data.synthetic import repertoire
+from yolopose.data.synthetic import poses as repertoire
 from yolopose.data.synthetic.body import Build, Limb, Pose, mirrored, posture_from, random_build, within_limits
 from yolopose.data.synthetic.dice import Dice
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from yolopose.benchmarks.ultralytics_parity import compare
+from yolopose.benchmarks.studies.ultralytics_parity import compare
 from yolopose.export.command import main
 from yolopose.runtime import PoseEstimator, read_contract
 from yolopose.runtime.contract import Range

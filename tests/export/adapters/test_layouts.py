@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import yolopose
 from yolopose.deploy.reference import ReferenceEstimator
-from yolopose.export.adapters.recognise import recognise
-from yolopose.export.adapters.source import read_source
 from yolopose.export.command import main
-from yolopose.export.parity import compare_people
-from yolopose.export.torch_export import export_module
+from yolopose.export.onnx_export import export_module
+from yolopose.export.onnx_import.layouts import recognise
+from yolopose.export.onnx_import.onnx_file import read_source
+from yolopose.export.verify import compare_people
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime import PoseEstimator, read_contract
 from yolopose.runtime.contract import Range

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from yolopose.export.quantization.cost import cost, element_counts, keeping_order
-from yolopose.export.quantization.plan import Plan
+from yolopose.export.int8.quantize import Plan
+from yolopose.export.int8.search import cost, element_counts, keeping_order
 
 from .graphs import SIZE, pictures, small_graph, small_plan
 

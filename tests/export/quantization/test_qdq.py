@@ -11,11 +11,9 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from yolopose.export.graph import prediction_convolutions
-from yolopose.export.graph_run import feed, open_session
-from yolopose.export.quantization.layers import find_body
-from yolopose.export.quantization.plan import TARGETS, Target
-from yolopose.export.quantization.qdq import quantize
+from yolopose.export.graph import feed, open_session, prediction_convolutions
+from yolopose.export.int8.layers import find_body
+from yolopose.export.int8.quantize import TARGETS, Target, quantize
 
 from .graphs import SIZE, pictures, small_graph, small_plan
 

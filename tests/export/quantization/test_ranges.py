@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.export.quantization.calibration import Samples
-from yolopose.export.quantization.ranges import METHODS, choose, grid_of
-from yolopose.export.quantization.readers import reads_convolution, reads_values, silu
+from yolopose.export.int8.ranges import METHODS, Samples, choose, grid_of, reads_convolution, reads_values, silu
 
 ends = st.floats(-1e4, 1e4, width=32)
 

@@ -11,17 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolopose.export.graph_run import feed
+from yolopose.export.graph import feed
 from yolopose.export.images import ExportImages
-from yolopose.export.quantization.build import share_out
-from yolopose.export.quantization.calibration import collect
-from yolopose.export.quantization.journal import Journal
-from yolopose.export.quantization.layers import find_body
-from yolopose.export.quantization.plan import Plan, tensors_to_sample
-from yolopose.export.quantization.poses import Change, change, pose_loss, signed
-from yolopose.export.quantization.report import picture, write_sensitivity
-from yolopose.export.quantization.search import Found, rank, search, shortfall, within
-from yolopose.export.quantization.trials import Trial
+from yolopose.export.int8.build import picture, share_out, write_sensitivity
+from yolopose.export.int8.layers import find_body
+from yolopose.export.int8.quantize import Plan, tensors_to_sample
+from yolopose.export.int8.ranges import collect
+from yolopose.export.int8.search import Found, Journal, rank, search, shortfall, within
+from yolopose.export.int8.trials import Change, Trial, change, pose_loss, signed
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17
 

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.export.quantization.calibration import Samples
-from yolopose.export.quantization.layers import Layer
-from yolopose.export.quantization.ranges import grid_of
-from yolopose.export.quantization.weights import RoundedWeights, round_weights
+from yolopose.export.int8.layers import Layer
+from yolopose.export.int8.quantize import RoundedWeights, round_weights
+from yolopose.export.int8.ranges import Samples, grid_of
 
 
 def layer(weight: np.ndarray, groups: int = 1) -> Layer:

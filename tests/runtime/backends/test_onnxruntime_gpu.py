@@ -15,9 +15,9 @@ import pytest
 
 from tests.runtime.conftest import dots
 from yolopose.runtime import PoseEstimator
-from yolopose.runtime.backends import onnxruntime_gpu
+from yolopose.runtime.backends import onnxruntime as onnxruntime_gpu
 from yolopose.runtime.backends.base import Backend, open_backend
-from yolopose.runtime.backends.onnxruntime_gpu import CUDA, TENSORRT, OnnxRuntimeGpuBackend
+from yolopose.runtime.backends.onnxruntime import CUDA, TENSORRT, OnnxRuntimeGpuBackend
 from yolopose.runtime.contract import PrecisionInfo, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 

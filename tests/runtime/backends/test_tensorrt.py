@@ -18,8 +18,8 @@ import pytest
 from tests.export.fake_tensorrt import fake_tensorrt
 from tests.played_gpu import Machine, play
 from tests.runtime.conftest import dots, small_contract, write_artifact
-from yolopose.export.engine import build_engine
-from yolopose.export.engine_options import EngineConfig, Profile, usual_profile
+from yolopose.export.tensorrt import build_engine
+from yolopose.export.tensorrt_options import EngineConfig, Profile, usual_profile
 from yolopose.runtime import PoseEstimator
 from yolopose.runtime.backends.base import Backend, RawPeople, open_backend
 from yolopose.runtime.backends.cuda import find_gpu

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .brush import Brush, gradient, roughen, shaded
+from .clothes import BRIGHT, MUTED, Colour, jittered, noise_tile
 from .dice import Dice
-from .wardrobe import BRIGHT, MUTED, Colour, jittered, noise_tile
+from .objects import Brush, gradient, roughen, shaded
 
 Place = Callable[[np.ndarray, Dice, int], None]  # image to fill, dice, row of the horizon
 

@@ -1,12 +1,18 @@
-"""What people do every day: each function draws one pose of a kind, all joints a little different every time."""
+"""What people do every day: each function draws one pose of a kind, all joints a little different every time.
+
+What people do less often: kicks, throws, jumps, gymnastics, and whatever joints allow.
+
+Which poses go together in a scene, and how often.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from .body import Limb, Pose
+from .body import Limb, Pose, mirrored, within_limits
 from .dice import Dice
 
 
@@ -193,3 +199,107 @@ def ride(dice: Dice) -> Pose:
 
     arm = Limb(dice.bell(78, 6), 8, 10, dice.bell(20, 8))
     return Pose(arm, arm, leg(pedal), leg(pedal + 3.1416), (24, 0, 0), (-22, 0, dice.bell(0, 10)), (bow, 0), "seat")
+
+
+def kick(dice: Dice) -> Pose:
+    high = dice.uniform(35, 110)
+    kicking = Limb(high, dice.bell(12, 8), -8, dice.uniform(0, 60), dice.uniform(0, 35))
+    arms = (Limb(-30, dice.bell(45, 12), 0, 30), Limb(dice.bell(50, 15), dice.bell(35, 12), 0, 30))
+    pose = Pose(
+        *arms,
+        kicking,
+        standing_leg(dice),
+        (dice.bell(0, 6), dice.bell(-6, 5), 0.0),
+        calm_neck(dice),
+        (-high * 0.14, 0),
+    )
+    return mirrored(pose) if dice.chance(0.5) else pose
+
+
+def throw(dice: Dice) -> Pose:
+    """A racket or a ball above and behind the head, the other arm in front."""
+    back = Limb(dice.bell(30, 15), dice.bell(105, 15), dice.bell(-60, 15), dice.uniform(40, 105))
+    front = Limb(dice.bell(75, 15), dice.bell(15, 10), 0, dice.uniform(5, 60))
+    legs = (Limb(dice.bell(28, 8), 8, -8, dice.uniform(5, 35)), Limb(dice.bell(-16, 6), 8, -15, dice.uniform(5, 30)))
+    pose = Pose(front, back, *legs, (dice.bell(-6, 6), dice.bell(5, 8), dice.bell(-22, 8)), (0, 0, dice.bell(18, 8)))
+    return mirrored(pose) if dice.chance(0.5) else pose
+
+
+def jump(dice: Dice) -> Pose:
+    def arm() -> Limb:
+        return Limb(dice.bell(60, 45), dice.bell(75, 35), dice.bell(0, 20), dice.uniform(0, 70))
+
+    def leg() -> Limb:
+        flex = dice.uniform(-20, 85)
+        return Limb(flex, dice.bell(20, 14), dice.bell(-5, 8), dice.uniform(10, 110), dice.uniform(10, 45))
+
+    tilt = (dice.bell(0, 10), dice.bell(0, 8))
+    return Pose(
+        arm(), arm(), leg(), leg(), (dice.bell(0, 12), dice.bell(0, 8), dice.bell(0, 10)), calm_neck(dice), tilt, "air"
+    )
+
+
+def handstand(dice: Dice) -> Pose:
+    split = dice.uniform(0, 70)
+    legs = [
+        Limb(split * 0.6, dice.bell(4, 4), 0, dice.uniform(0, 50), 35),
+        Limb(-split * 0.5, dice.bell(4, 4), 0, dice.uniform(0, 70), 35),
+    ]
+    if dice.chance(0.4):
+        legs = [
+            Limb(0, dice.uniform(20, 75), 0, dice.uniform(0, 15), 35),
+            Limb(0, dice.uniform(20, 75), 0, dice.uniform(0, 15), 35),
+        ]
+    arm = Limb(dice.bell(174, 5), dice.bell(6, 5), 0, dice.uniform(0, 15), -45)
+    other = replace(arm, abduct=dice.bell(6, 5), bend=dice.uniform(0, 15))
+    return Pose(
+        arm, other, legs[0], legs[1], (dice.bell(-8, 6), 0.0, 0.0), (-25, 0.0, 0.0), (0.0, 180 + dice.bell(0, 8))
+    )
+
+
+def cartwheel(dice: Dice) -> Pose:
+    def arm() -> Limb:
+        return Limb(dice.bell(172, 5), dice.bell(24, 6), 0, dice.uniform(0, 10))
+
+    def leg() -> Limb:
+        return Limb(dice.bell(4, 8), dice.bell(55, 10), 0, dice.uniform(0, 15), 30)
+
+    return Pose(arm(), arm(), leg(), leg(), tilt=(0.0, dice.sign() * dice.uniform(60, 180)))
+
+
+def free(dice: Dice) -> Pose:
+    """Anything the joints allow, so that no pose is quite unheard of."""
+
+    def arm() -> Limb:
+        return Limb(dice.uniform(-40, 175), dice.uniform(-5, 120), dice.uniform(-60, 70), dice.uniform(0, 130))
+
+    def leg() -> Limb:
+        return Limb(
+            dice.uniform(-25, 100),
+            dice.uniform(-5, 50),
+            dice.uniform(-25, 10),
+            dice.uniform(0, 120),
+            dice.uniform(-10, 40),
+        )
+
+    spine = (dice.uniform(-20, 45), dice.bell(0, 12), dice.bell(0, 16))
+    return Pose(arm(), arm(), leg(), leg(), spine, calm_neck(dice), (dice.bell(0, 16), dice.bell(0, 12)), "air")
+
+
+Draw = Callable[[Dice], Pose]
+
+EVERYDAY: list[tuple[Draw, float]] = [
+    (stand, 6.0), (walk, 5.0), (run, 2.0), (sit, 3.0), (arms_up, 1.5), (squat, 0.8), (kneel, 0.7), (bend_over, 0.8),
+    (sit_on_ground, 0.7), (kick, 0.6), (throw, 0.8), (arms_wide, 0.6), (ride, 0.4), (jump, 0.4), (lie, 0.5),
+    (crawl, 0.3), (free, 0.5), (handstand, 0.15), (cartwheel, 0.15),
+]  # fmt: skip
+SPORT: list[tuple[Draw, float]] = [
+    (run, 3.0), (kick, 2.0), (throw, 2.0), (arms_wide, 1.5), (arms_up, 1.0), (jump, 2.0), (handstand, 1.2),
+    (cartwheel, 1.2), (squat, 1.0), (lie, 0.8), (crawl, 0.6), (free, 1.5), (bend_over, 0.8), (ride, 0.5),
+]  # fmt: skip
+UPRIGHT: list[tuple[Draw, float]] = [(stand, 5.0), (walk, 5.0), (run, 0.7), (arms_up, 0.7)]
+
+
+def draw_pose(dice: Dice, kinds: list[tuple[Draw, float]]) -> Pose:
+    """A pose of one of these kinds, within what joints allow."""
+    return within_limits(dice.pick_weighted(kinds)(dice))

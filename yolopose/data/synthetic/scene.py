@@ -1,24 +1,120 @@
-"""Scenes of painted people with exact keypoints, for tests, the demo, default calibration and training."""
+"""What a camera adds to a picture: exposure, colour cast, blur and grain.
+
+Scenes as a folder in COCO format: images/ and person_keypoints.json.
+
+Scenes of painted people with exact keypoints, for tests, the demo, default calibration and training.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
+import cv2
 import numpy as np
 
+from yolopose.runtime.errors import OutputError
+from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import COCO_17, Skeleton
 
 from .background import paint_background
-from .casting import cast_actors, random_stage
-from .coco_folder import save_coco
 from .dice import Dice
 from .figure import POINT_DEPTHS
-from .layers import FigureLayer, ThingLayer, layers_of
-from .lens import photographed
 from .painter import Light
+from .stage import FigureLayer, ThingLayer, cast_actors, layers_of, random_stage
+
+
+def photographed(image: np.ndarray, dice: Dice) -> np.ndarray:
+    """The picture (H, W, 3) uint8 as some camera would have taken it."""
+    if dice.chance(0.3):
+        image = cv2.GaussianBlur(image, (3, 3), 0) if dice.chance(0.75) else cv2.GaussianBlur(image, (5, 5), 0)
+    image = cv2.LUT(image, _tone_table(dice))
+    if dice.chance(0.04):
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    grain = dice.integer(0, 11)
+    if grain > 1:
+        noise = dice.noise(image.shape[:2]).astype(np.int16) - 128
+        noise += dice.noise(image.shape[:2]).astype(np.int16) - 128  # two dice are rounder than one
+        spread = (noise * grain) >> 7
+        image = np.clip(image.astype(np.int16) + spread[..., None], 0, 255).astype(np.uint8)
+    return image
+
+
+def _tone_table(dice: Dice) -> np.ndarray:
+    """(1, 256, 3) uint8: brightness, contrast, a curve and a colour cast."""
+    level = np.arange(256) / 255.0
+    curve = dice.uniform(-0.35, 0.35)
+    level = level + curve * level * (1 - level)
+    level = (level - 0.5) * dice.uniform(0.72, 1.15) + 0.5 + dice.uniform(-0.06, 0.06)
+    cast = np.array([dice.bell(1, 0.035), dice.bell(1, 0.012), dice.bell(1, 0.035)])
+    return np.clip(np.round(level[:, None] * cast * 255), 0, 255).astype(np.uint8)[None]
+
+
+if TYPE_CHECKING:
+    pass
+
+IMAGE_FORMATS: dict[str, list[int]] = {"png": [], "jpg": [cv2.IMWRITE_JPEG_QUALITY, 95]}
+
+
+def save_coco(scenes: SyntheticScenes, folder: Path, image_format: str = "png") -> Path:
+    """Write folder/images/*.png (or .jpg, quality 95) and folder/person_keypoints.json; returns the latter's path.
+
+    The labels come last and are renamed into place, so that they never name an image that is not there.
+    Raises OutputError where the folder cannot be written.
+    """
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"image_format must be one of {list(IMAGE_FORMATS)}, got {image_format!r}")
+    output_folder(folder / "images")
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, scene in enumerate(scenes):
+        name = f"{index:06d}.{image_format}"
+        _write_image(folder / "images" / name, scene.image)
+        images.append(
+            {"id": index + 1, "file_name": name, "width": scene.image.shape[1], "height": scene.image.shape[0]}
+        )
+        for person in scene.people:
+            annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **_annotation(person)})
+    skeleton = scenes.skeleton
+    category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(skeleton.names)}
+    category["skeleton"] = [[a + 1, b + 1] for a, b in skeleton.limbs]  # COCO counts keypoints from 1
+    width, height = scenes.size_wh
+    about = f"yolopose synthetic scenes, seed {scenes.seed}, {len(scenes)} images of {width}x{height}"
+    document = {
+        "info": {"description": about},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [category],
+    }
+    path = folder / "person_keypoints.json"
+    atomic_write(path, json.dumps(document))
+    return path
+
+
+def _annotation(person: LabelledPerson) -> dict[str, Any]:
+    x0, y0, x1, y1 = (float(value) for value in person["bbox"])
+    keypoints = person["keypoints"]
+    flat = [value for x, y, v in keypoints for value in (round(float(x), 2), round(float(y), 2), int(v))]
+    return {
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": person["area"],
+        "num_keypoints": int(np.count_nonzero(keypoints[:, 2])),
+        "keypoints": flat,
+    }
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    done, data = cv2.imencode(path.suffix, image, IMAGE_FORMATS[path.suffix[1:]])
+    if not done:
+        raise OutputError(f"OpenCV could not encode {path.name}")
+    atomic_write(path, data.tobytes())
+
 
 OBJECT = 255  # in a map of owners: something that is not a person
 _MOST_PEOPLE = 200

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import ConvBlock
-from .output import HeadOutput, priors_of_level, xyxy_from_centres
+from . import HeadOutput, priors_of_level, xyxy_from_centres
 
 DEPTHWISE_LAYERS = 6
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import ConvBlock
-from .output import HeadOutput, priors_of_level, xyxy_from_centres
+from . import HeadOutput, priors_of_level, xyxy_from_centres
 
 PRIOR_PROBABILITY = 0.01  # of objectness and class in a network not yet trained
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..blocks import ConvBlock
 from ..layer_table import DistanceSettings
+from . import HeadOutput, priors_of_level
 from .anchor_free import PRIOR_PROBABILITY, fill_biases
-from .output import HeadOutput, priors_of_level
 
 START_DISTANCE = 1.0  # bias of a distance, or of each bin, in a network not yet trained
 

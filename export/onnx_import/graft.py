@@ -1,0 +1,238 @@
+"""What is put behind a foreign network, in PyTorch: its rows to the outputs of an artifact.
+
+A foreign graph between our input and our outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
+from torch import Tensor, nn
+
+from yolopose.deploy.deployed import People, people_of, take
+from yolopose.deploy.nms import keep_best, select_candidates, suppress
+from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
+
+from ..graph import drop_unused_initializers
+from ..onnx_export import clean, export_module, name_dimensions
+from ..source import ShapeConfig
+from .layouts import Layout
+from .onnx_file import Source
+
+
+class Tail(nn.Module):
+    """The outputs that ``layout`` names, then the thresholds, to ``People``. NMS where the network has none.
+
+    Boxes are turned into corners for the C candidates and keypoints gathered for the M survivors only.
+    """
+
+    def __init__(self, layout: Layout, nms: NmsInfo) -> None:
+        super().__init__()
+        self.layout, self.nms = layout, nms
+
+    def forward(self, *inputs: Tensor) -> People:
+        *outputs, score_threshold, iou_threshold = inputs
+        layout = self.layout
+        all_boxes, between, points = self._parts(outputs)
+        first = layout.scores - 4
+        scores = between[:, first : first + layout.num_classes]  # (B, classes, N)
+        if layout.objectness is not None:
+            scores = scores * between[:, layout.objectness - 4, None]
+        best, labels_of_all = scores[:, 0], None
+        if layout.num_classes > 1:
+            best, labels_of_all = scores.max(dim=1)
+        elif layout.label is not None:
+            labels_of_all = between[:, layout.label - 4].to(torch.int64)
+        candidates = select_candidates(best, score_threshold, self.nms.candidates)
+        boxes = self._corners(take(all_boxes, candidates.anchors))
+        labels = torch.zeros_like(candidates.anchors)
+        if labels_of_all is not None:
+            labels = torch.gather(labels_of_all, 1, candidates.anchors)
+        if layout.finished:
+            people = keep_best(candidates, iou_threshold, self.nms)
+        else:
+            people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
+        anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
+        keypoints = take(points, anchors).unflatten(1, (layout.num_keypoints, 3)).permute(0, 3, 1, 2)  # (B, M, K, 3)
+        return people_of(candidates, people, boxes, labels, keypoints, self.nms)
+
+    def _parts(self, outputs: list[Tensor]) -> tuple[Tensor, ...]:
+        """Boxes (B, 4, N), what stands between, keypoints (B, 3K, N).
+
+        Split, not sliced: a slice before a gather is optimised away, and OpenVINO wants data and indices of one size.
+        A list of people may be empty, and nothing is gathered from nothing: it gets a row of zeros.
+        """
+        rows = [nn.functional.pad(output, (0, 0, 0, 1))[None] if output.dim() == 2 else output for output in outputs]
+        rows = [output.flatten(2) if output.dim() == 4 else output for output in rows]
+        whole = torch.cat(rows, dim=self.layout.features_axis) if len(rows) > 1 else rows[0]
+        features = whole if self.layout.features_axis == 1 else whole.transpose(1, 2)
+        sizes = [4, self.layout.keypoints - 4, 3 * self.layout.num_keypoints]
+        if (rest := features.shape[1] - sum(sizes)) > 0:
+            sizes.append(rest)
+        return torch.split(features, sizes, dim=1)[:3]
+
+    def _corners(self, boxes: Tensor) -> Tensor:
+        """(B, 4, C) xyxy."""
+        if self.layout.box == "xyxy":
+            return boxes
+        centre, half = boxes[:, :2], boxes[:, 2:] / 2
+        return torch.cat((centre - half, centre + half), dim=1)
+
+
+_PREFIX, _SOURCE = "yolopose/", "net."  # of our nodes and values, and of theirs
+
+
+def graft(source: Source, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> onnx.ModelProto:
+    """Inputs and outputs as the contract has them, without it. ``shape``: what of them is fixed."""
+    front = onnx.ModelProto()
+    front.CopyFrom(source.model)
+    front = compose.add_prefix(clean(front), _SOURCE)  # its names may be ours: images, scores, ...
+    _sums_for_expectations(front.graph)
+    _splits_before_gathers(front)
+    _enter(front.graph, f"{_SOURCE}{source.input}", layout, shape)
+    tail = _tail(source, layout, nms, shape.batch)
+    pairs = [(f"{_SOURCE}{name}", f"{_PREFIX}output{i}") for i, name in enumerate(layout.outputs)]
+    front.ir_version = tail.ir_version = min(front.ir_version, tail.ir_version)
+    whole = compose.merge_models(front, tail, io_map=pairs, outputs=[f"{_PREFIX}{name}" for name in OUTPUT_NAMES])
+    _rename(whole.graph, {f"{_PREFIX}{name}": name for name in (*INPUT_NAMES[1:], *OUTPUT_NAMES)})
+    del whole.opset_import[:]
+    whole.opset_import.extend(tail.opset_import)
+    whole.graph.name, whole.producer_name, whole.producer_version = "graph", "yolopose", ""
+    rows = {0: "batch"}
+    name_dimensions(whole, {name: rows for name in (*INPUT_NAMES[1:], *OUTPUT_NAMES)})
+    return clean(whole)
+
+
+def _enter(graph: onnx.GraphProto, name: str, layout: Layout, shape: ShapeConfig) -> None:
+    """uint8 NHWC BGR in, whatever the network wants behind three or four nodes."""
+    spec = layout.input
+    steps = [
+        helper.make_node("Cast", [INPUT_NAMES[0]], [f"{_PREFIX}float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", [f"{_PREFIX}float"], [f"{_PREFIX}planes"], perm=[0, 3, 1, 2]),
+    ]
+    value = f"{_PREFIX}planes"
+    if spec.channel_order == "rgb" and not _reverse_first_convolutions(graph, name):
+        graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), f"{_PREFIX}order"))
+        steps.append(helper.make_node("Gather", [value, f"{_PREFIX}order"], [f"{_PREFIX}rgb"], axis=1))
+        value = f"{_PREFIX}rgb"
+    if spec.scale != 1:
+        scale = numpy_helper.from_array(np.array(spec.scale, np.float32), f"{_PREFIX}scale")
+        graph.initializer.append(scale)
+        steps.append(helper.make_node("Mul", [value, scale.name], [f"{_PREFIX}scaled"]))
+    steps[-1].output[0] = name
+    for step in steps:
+        step.name = f"{_PREFIX}{step.op_type}"
+    nodes = [*steps, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    height, width = shape.shape_hw or ("height", "width")
+    entry = helper.make_tensor_value_info(INPUT_NAMES[0], TensorProto.UINT8, [shape.batch or "batch", height, width, 3])
+    del graph.input[:]
+    graph.input.append(entry)
+
+
+def _sums_for_expectations(graph: onnx.GraphProto) -> None:
+    """Ultralytics' boxes are expectations over 16 distances, written as a convolution with fixed weights 0, 1, 2, ...
+    As a sum they are no prediction convolution, so that what they come from is found to be one."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        weight = weights.get(node.input[1]) if node.op_type == "Conv" and len(node.input) == 2 else None
+        values = None if weight is None else numpy_helper.to_array(weight)
+        if values is None or values.shape[0] != 1 or not np.array_equal(values.ravel(), np.arange(values.size)):
+            nodes.append(node)
+            continue
+        bins, axes = f"{_PREFIX}{node.output[0]}/bins", f"{_PREFIX}channels"
+        graph.initializer.append(numpy_helper.from_array(values.reshape(1, -1, 1, 1), bins))
+        if axes not in weights:
+            weights[axes] = numpy_helper.from_array(np.array([1]), axes)
+            graph.initializer.append(weights[axes])
+        product = f"{bins}/weighted"
+        nodes.append(helper.make_node("Mul", [node.input[0], bins], [product], name=product))
+        nodes.append(helper.make_node("ReduceSum", [product, axes], node.output, name=node.name, keepdims=1))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    drop_unused_initializers(graph)
+
+
+def _splits_before_gathers(model: onnx.ModelProto) -> None:
+    """OpenVINO drops a Slice from 0 on before GatherElements, and then refuses what is left (2026.4): as one part of a
+    Split it stays."""
+    graph = model.graph
+    inferred = shape_inference.infer_shapes(model).graph
+    sizes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in inferred.value_info}
+    gathered = {node.input[0] for node in graph.node if node.op_type == "GatherElements"}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                constants[node.output[0]] = numpy_helper.to_array(attribute.t)
+    for node in graph.node:
+        if node.op_type != "Slice" or node.output[0] not in gathered or len(node.input) < 4:
+            continue
+        starts, ends, axes = (constants.get(name) for name in node.input[1:4])
+        if starts is None or ends is None or axes is None or starts.tolist() != [0] or len(axes) != 1:
+            continue
+        axis, size, taken = int(axes[0]), sizes.get(node.input[0], []), int(ends[0])
+        if not size or not 0 < taken < size[axis]:
+            continue
+        parts = f"{_PREFIX}{node.output[0]}/sizes"
+        graph.initializer.append(numpy_helper.from_array(np.array([taken, size[axis] - taken]), parts))
+        split = helper.make_node(
+            "Split", [node.input[0], parts], [node.output[0], f"{parts}/rest"], node.name, axis=axis
+        )
+        node.CopyFrom(split)
+
+
+def _reverse_first_convolutions(graph: onnx.GraphProto, name: str) -> bool:
+    """Let an RGB network take BGR by its own weights, at no cost: where all that reads the image are convolutions."""
+    readers = [node for node in graph.node if name in node.input]
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    firsts = [weights.get(node.input[1]) for node in readers if node.op_type == "Conv"]
+    if len(firsts) != len(readers) or not readers or any(w is None or w.dims[1] != 3 for w in firsts):
+        return False
+    uses = [value for node in graph.node for value in node.input]
+    if any(w is None or uses.count(w.name) != 1 for w in firsts):
+        return False
+    for weight in firsts:
+        assert weight is not None
+        reversed_ = np.ascontiguousarray(numpy_helper.to_array(weight)[:, ::-1])
+        weight.CopyFrom(numpy_helper.from_array(reversed_, weight.name))
+    return True
+
+
+def _tail(source: Source, layout: Layout, nms: NmsInfo, batch: int | None) -> onnx.ModelProto:
+    """``Tail`` as ONNX, every name of it with our prefix."""
+    rows = batch or 2  # 2: an example of 1 would be taken for a fixed 1
+    Dim = torch.export.Dim
+    inputs: list[torch.Tensor] = []
+    axes: list[dict[int, Any]] = []
+    count = Dim("count", min=1)
+    for name in layout.outputs:
+        shape = source.shapes[name]
+        listed = len(shape) == 2  # one list of people, without a batch
+        axis = 0 if listed else 2 if layout.features_axis == 1 else 1
+        example = [*shape] if listed else [rows, *shape[1:]]
+        example[axis] = max(example[axis], 3)
+        inputs.append(torch.zeros(example))
+        axes.append({axis: count} | ({} if listed or batch is not None else {0: Dim("batch", min=1)}))
+    for default in (nms.score_threshold, nms.iou_threshold):
+        inputs.append(torch.full((rows, 1), default))
+        axes.append({} if batch is not None else {0: Dim("batch", min=1)})
+    names = [f"output{i}" for i in range(len(layout.outputs))]
+    shapes: Any = (tuple(axes),)  # one parameter, *inputs
+    model = export_module(Tail(layout, nms), tuple(inputs), (*names, *INPUT_NAMES[1:]), OUTPUT_NAMES, shapes)
+    return compose.add_prefix(model, _PREFIX)
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for i, name in enumerate(values):
+                values[i] = names.get(name, name)
