@@ -48,7 +48,7 @@ def build_parser() -> console.ArgumentParser:
         metavar="DIR",
         help="folder of photographs; without it and --data synthetic scenes are drawn",
     )
-    add("--data", type=Path, metavar="LABELS", help="COCO keypoint JSON, or YAML of a YOLO-pose folder: adds AP")
+    add("--data", metavar="LABELS", help="COCO keypoint JSON, or YAML of a YOLO-pose folder: adds AP")
     add("--split", default=_DEFAULTS["split"], help="of such a YAML: train, val or test")
     add(
         "--evaluation-images",

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from yolopose.data.image_set import ImageSet
 from yolopose.runtime.backends.base import choose_backend
 from yolopose.runtime.contract import Contract, NmsInfo, read_contract
 from yolopose.runtime.skeleton import Skeleton
 
-from .inputs import BenchImages
 from .settings import DEMO, BenchSettings, is_checkpoint, split_backend
 from .tasks import NetworkTask, Opening, PeopleTask, ReferenceTask, RunChild, Task, TimeTask
 
@@ -162,7 +162,7 @@ class Plan:
         settings: BenchSettings,
         artifacts: Sequence[ArtifactSubject],
         checkpoints: Sequence[CheckpointSubject],
-        images: BenchImages,
+        images: ImageSet,
         scratch: Path,
     ) -> None:
         self.settings = settings
@@ -170,7 +170,7 @@ class Plan:
         self.checkpoints = checkpoints
         self.subjects: list[Subject] = [*artifacts, *checkpoints]
         self._paths = [str(path) for path in images.paths]
-        self._labelled = images.dataset is not None
+        self._labelled = images.labels is not None
         self._scratch = scratch
         self._references: list[CheckpointSubject] = []
         if settings.reference is not None:

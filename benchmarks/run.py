@@ -19,7 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from yolopose.bootstrap import Matches, ap_difference, match_people
+from yolopose.bootstrap import MatchedPeople, ap_difference, match_people
+from yolopose.data.image_set import ImageSet, open_image_set
 from yolopose.evaluation import Convention, evaluate
 from yolopose.runtime.console import Console
 from yolopose.runtime.errors import BackendUnavailable, CheckpointError
@@ -27,7 +28,6 @@ from yolopose.runtime.machine import Machine, machine_now
 from yolopose.runtime.result import CANDIDATES_CUT, NMS_NOT_CONVERGED, PEOPLE_CUT, PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
-from .inputs import BenchImages, gather_images
 from .measure import latency, paired_excess, paired_share
 from .plan import (
     ArtifactSubject,
@@ -65,7 +65,7 @@ def parity(
     skeleton: Skeleton,
     score: float,
     iou: float,
-    images: BenchImages,
+    images: ImageSet,
 ) -> dict[str, Any]:
     """Fields of ``export.parity.ParityReport``; both lists in the order of ``images.paths``."""
     from yolopose.export.verify import compare_people
@@ -76,33 +76,35 @@ def parity(
 
 
 def average_precision(
-    results: Sequence[PoseResult], skeleton: Skeleton, images: BenchImages, convention: Convention
+    results: Sequence[PoseResult], skeleton: Skeleton, images: ImageSet, convention: Convention
 ) -> dict[str, Any]:
     """Fields of ``evaluation.KeypointAP`` over the images of this run; they must be labelled."""
-    assert images.dataset is not None, "AP needs labels"
+    assert images.labels is not None, "AP needs labels"
     by_id = dict(zip(images.image_ids, results, strict=True))
-    figures = evaluate(by_id, images.dataset, skeleton, image_ids=list(images.image_ids), images=convention)
+    figures = evaluate(by_id, images.labels, skeleton, image_ids=list(images.image_ids), images=convention)
     return figures.to_dict()
 
 
-def matches(results: Sequence[PoseResult], skeleton: Skeleton, images: BenchImages, convention: Convention) -> Matches:
+def matches(
+    results: Sequence[PoseResult], skeleton: Skeleton, images: ImageSet, convention: Convention
+) -> MatchedPeople:
     """The same people matched to the labels, so that their AP can be compared with that of others."""
-    assert images.dataset is not None, "AP needs labels"
+    assert images.labels is not None, "AP needs labels"
     by_id = dict(zip(images.image_ids, results, strict=True))
-    return match_people(by_id, images.dataset, skeleton, image_ids=list(images.image_ids), images=convention)
+    return match_people(by_id, images.labels, skeleton, image_ids=list(images.image_ids), images=convention)
 
 
 class APChanges:
     """Of one run, whose people have been collected; people of each file are matched to the labels once."""
 
-    def __init__(self, plan: Plan, images: BenchImages) -> None:
+    def __init__(self, plan: Plan, images: ImageSet) -> None:
         self._plan = plan
         self._images = images
-        self._matched: dict[Path, Matches] = {}
+        self._matched: dict[Path, MatchedPeople] = {}
 
     def of(self, subject: Subject) -> APChange | None:
         """None without labels, where nobody is labelled, and for the first file where there is no reference."""
-        dataset = self._images.dataset
+        dataset = self._images.labels
         base, file = self._base(subject)
         if dataset is None or base == subject:
             return None
@@ -125,7 +127,7 @@ class APChanges:
             return reference, plan.reference_file(reference, score)
         return plan.subjects[0], plan.people_file(plan.subjects[0], score)
 
-    def _matches(self, file: Path, skeleton: Skeleton) -> Matches:
+    def _matches(self, file: Path, skeleton: Skeleton) -> MatchedPeople:
         if file not in self._matched:
             convention = self._plan.settings.evaluation_images
             self._matched[file] = matches(load_people(file), skeleton, self._images, convention)
@@ -171,7 +173,7 @@ def artifact_report(
     first_p50_ms: float,
     ap_change: APChange | None,
     plan: Plan,
-    images: BenchImages,
+    images: ImageSet,
 ) -> ArtifactReport:
     """``first_p50_ms``: of the total of the run's first file, which may be this one."""
     samples_ms = pooled(timed)
@@ -210,7 +212,7 @@ def checkpoint_report(
     first_p50_ms: float,
     ap_change: APChange | None,
     plan: Plan,
-    images: BenchImages,
+    images: ImageSet,
 ) -> CheckpointReport:
     """``file_at``: where the people found at a score threshold lie."""
     samples_ms = pooled(timed)
@@ -234,11 +236,11 @@ def checkpoint_report(
     )
 
 
-def _accuracy(subject: Subject, file_at: Callable[[float], Path], plan: Plan, images: BenchImages) -> dict[str, Any]:
+def _accuracy(subject: Subject, file_at: Callable[[float], Path], plan: Plan, images: ImageSet) -> dict[str, Any]:
     """``found``, ``found_evaluation`` and ``ap`` of either report; the last two are None without labels."""
     found_evaluation: Found | None = None
     ap: dict[str, Any] | None = None
-    if images.dataset is not None:
+    if images.labels is not None:
         score = plan.settings.evaluation_score
         evaluated = load_people(file_at(score))
         found_evaluation = summary(evaluated, score)
@@ -283,6 +285,7 @@ def _median_known(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
+SCENES = 32  # synthetic scenes where neither photographs nor labels nor --limit are given
 Answers = dict[tuple[str, str], list[dict[str, Any]]]  # (kind of job, subject) -> one answer a round
 
 
@@ -296,10 +299,18 @@ def run_benchmark(settings: BenchSettings, console: Console, command: str, run: 
     with tempfile.TemporaryDirectory(prefix="yolopose-bench-") as folder:
         scratch = Path(folder)
         skeletons = [*(artifact.skeleton for artifact in artifacts), *(net.skeleton for net in checkpoints)]
-        images = gather_images(settings, scratch / "scenes", skeletons[0])
-        if images.dataset is not None:
+        images = open_image_set(
+            settings.data,
+            settings.images,
+            skeletons[0],
+            settings.limit,
+            split=settings.split,
+            scenes=settings.limit or SCENES,
+            scenes_folder=scratch / "scenes",
+        )
+        if images.labels is not None:
             for skeleton in skeletons:
-                images.dataset.check_skeleton(skeleton)
+                images.labels.check_skeleton(skeleton)
         console.say(f"images: {images.description} ({len(images.paths)})")
         plan = Plan(settings, artifacts, checkpoints, images, scratch)
         jobs = plan.jobs()
@@ -309,7 +320,7 @@ def run_benchmark(settings: BenchSettings, console: Console, command: str, run: 
         return _report(plan, images, answers, machine, command)
 
 
-def _report(plan: Plan, images: BenchImages, answers: Answers, machine: Machine, command: str) -> BenchReport:
+def _report(plan: Plan, images: ImageSet, answers: Answers, machine: Machine, command: str) -> BenchReport:
     settings = plan.settings
     first_p50_ms = pooled_p50_ms(answers[("time", plan.subjects[0].name)])
     changes = APChanges(plan, images)

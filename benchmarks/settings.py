@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from yolopose.data.sources import is_yaml
 from yolopose.evaluation import Convention
 from yolopose.runtime.backends.base import BACKENDS
 
 DEMO = Path("demo")  # word for the demo network wherever weights are asked for; it is no file
 CHECKPOINT_SUFFIXES = (".pt", ".pth")
-YAML_SUFFIXES = (".yaml", ".yml")
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
@@ -44,7 +44,7 @@ class BenchSettings:
 
     files: tuple[Path, ...]  # artifacts, which may name their backend (see split_backend), and checkpoints
     reference: Path | None = None  # checkpoint that the artifacts were made from, or DEMO
-    data: Path | None = None  # labels, as yolopose.data.sources.open_labels takes them
+    data: str | None = None  # labels, as yolopose.data.sources.open_labels takes them
     split: str = "val"  # of the YAML of a YOLO-pose folder: train, val or test
     images: Path | None = None  # folder; without it and without labels synthetic scenes are drawn
     backend: str = "auto"  # of the artifacts that do not name their own
@@ -70,7 +70,7 @@ class BenchSettings:
                 raise ValueError(f"{given} names a backend, which is for artifacts: checkpoints run in PyTorch")
         if not self.artifacts:
             self._require_nothing_of_artifacts()
-        if self.images is not None and self.data is not None and self.data.suffix.lower() in YAML_SUFFIXES:
+        if self.images is not None and self.data is not None and is_yaml(self.data):
             raise ValueError(f"--images is for COCO labels; {self.data} names its own images")
         if self.evaluation_images not in CONVENTIONS:
             raise ValueError(f"--evaluation-images must be one of {CONVENTIONS}, got {self.evaluation_images!r}")

@@ -140,8 +140,17 @@ def _parser() -> argparse.ArgumentParser:
         help="one number: best square size of a dynamic file; two (H W): fixed",
     )
     add("--batch", default="dynamic", metavar="dynamic|N", help="batch size: decided at run time, or fixed")
-    add("--data", type=Path, metavar="JSON", help="COCO keypoint labels of --images: keypoint AP before and after")
-    add("--images", type=Path, metavar="DIR", help="photographs to verify on; default: synthetic scenes")
+    add(
+        "--data",
+        metavar="LABELS",
+        help="COCO keypoint JSON, LABELS.json:FOLDER or data.yaml: keypoint AP before and after",
+    )
+    add(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="photographs to verify on, or those of --data; default: synthetic scenes",
+    )
     add(
         "--limit",
         type=int,

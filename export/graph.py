@@ -17,11 +17,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, shape_inference
 
+from yolopose.data.image_set import ImageSet
 from yolopose.runtime.contract import INPUT_NAMES, METADATA_KEY, Contract, InputInfo
 from yolopose.runtime.images import as_bgr_image
 from yolopose.runtime.letterbox import Placement, letterbox
-
-from .images import ExportImages
 
 # Float inputs that are parameters of the operator, float32 by its definition.
 _FLOAT32_PARAMETERS = {"Resize": (1, 2)}
@@ -88,7 +87,7 @@ def drop_unused_initializers(graph: onnx.GraphProto) -> None:
 _Item = TypeVar("_Item")
 
 
-def letterboxed(images: ExportImages, given: InputInfo) -> list[tuple[np.ndarray, Placement]]:
+def letterboxed(images: ImageSet, given: InputInfo) -> list[tuple[np.ndarray, Placement]]:
     """Each image as the runtime gives it to the artifact: (h, w, 3) uint8, and where the image lies in it."""
     shape_hw = given.height.opt, given.width.opt
     return [

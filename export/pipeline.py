@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx
 
 import yolopose
+from yolopose.data.image_set import ImageSet, open_image_set
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.artifact_file import read_onnx
@@ -36,14 +37,13 @@ from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
 from .graph import embed_contract, graph_sha256, letterboxed, simplify
-from .images import ExportImages, export_images
 from .int8.build import CALIBRATION, Shares, kept_layers, share_out, to_int8, write_sensitivity
 from .int8.quantize import Int8Config
 from .int8.search import shortfall
 from .onnx_export import onnx_from_net
-from .onnx_import.source import foreign_subject
+from .onnx_import.source import source_from_onnx
 from .precision import out_of_range, rounded_to_float16, to_float16
-from .source import ShapeConfig, Subject, contract_of, input_info
+from .source import ShapeConfig, Source, contract_of, input_info
 from .tensorrt import build_engine, import_tensorrt
 from .tensorrt_options import EngineConfig
 from .verify import Progress, Verification, verify
@@ -62,7 +62,7 @@ class ExportConfig:
     size: int | None = None
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     nms: NmsInfo = field(default_factory=NmsInfo)
-    data: Path | None = None
+    data: str | None = None  # labels, as yolopose.data.sources.open_labels takes them
     images: Path | None = None
     calibration: Path | None = None
     limit: int | None = None
@@ -88,15 +88,15 @@ def output_path(config: ExportConfig) -> Path:
     return config.output / name
 
 
-def explained(subject: Subject, given: InputInfo, nms: NmsInfo, precision: str, target: Path) -> list[str]:
+def explained(source: Source, given: InputInfo, nms: NmsInfo, precision: str, target: Path) -> list[str]:
     """Ten lines."""
-    spec, model, skeleton = subject.input, subject.model, subject.skeleton
+    spec, model, skeleton = source.input, source.model, source.skeleton
     values = "bytes" if spec.scale == 1 else f"bytes times {spec.scale:.4g}"
     classes = ", ".join(model.classes[:5]) + (f" and {len(model.classes) - 5} more" if len(model.classes) > 5 else "")
-    finished = subject.finished
+    nms_free = source.nms_free
     suppression = (
         f"none of ours: each person comes once, the {nms.max_people} best are kept"
-        if finished
+        if nms_free
         else f"ours, in the graph: {nms.candidates} candidates, {nms.rounds} rounds, {nms.max_people} people"
         + (", each class by itself" if nms.class_aware else "")
     )
@@ -104,16 +104,16 @@ def explained(subject: Subject, given: InputInfo, nms: NmsInfo, precision: str, 
     letterbox = f"letterboxed on grey {spec.pad_value}, padded {spec.pad_side}"
     thresholds = f"score and IoU threshold of each image, by default {nms.score_threshold:g} and {nms.iou_threshold:g}"
     return [
-        f"is:        {subject.told}",
+        f"is:        {source.description}",
         f"network:   {model.name} ({model.family}); classes: {classes}",
         f"keypoints: {points} ({skeleton.name}), each with x, y and a score",
         f"wants:     {spec.channel_order.upper()}, {values}, {letterbox}",
         f"NMS:       {suppression}",
-        f"precision: {precision}, verified against {subject.witness}",
+        f"precision: {precision}, verified against {source.reference_name}",
         f"takes:     images uint8 (batch, height, width, 3) BGR; height {given.height}, width {given.width}",
         f"           batch {given.batch}; {thresholds}",
         f"gives:     boxes {rows}, 4), scores, labels, keypoints {rows}, {points}, 3), num_people, flags",
-        f"writes:    {target}; licence of the weights: {subject.weights_licence or 'the file does not say'}",
+        f"writes:    {target}; licence of the weights: {source.weights_licence or 'the file does not say'}",
     ]
 
 
@@ -138,7 +138,7 @@ class Exported:
 
 def export_artifact(config: ExportConfig, say: Say, progress: Progress) -> Exported:
     """Run all steps. Raises GateRefused when the result is not the network's (kept as ``.rejected``)."""
-    return _export(config, _subject(config, say), say, progress)[0]
+    return _export(config, _open_source(config, say), say, progress)[0]
 
 
 def export_engine(
@@ -150,15 +150,15 @@ def export_engine(
     Raises as export_artifact and build_engine do; a missing TensorRT or GPU before anything is exported.
     """
     trt, gpu = import_tensorrt(), open_cuda().gpu
-    subject = _subject(config, say)
-    options = engine(input_info(subject.input, config.size, subject.shape_for(config.shape)))
-    exported, images = _export(config, subject, say, progress)
+    source = _open_source(config, say)
+    options = engine(input_info(source.input, config.size, source.shape_for(config.shape)))
+    exported, images = _export(config, source, say, progress)
     target = plan or exported.path.with_suffix(".engine")
     results: list[Verification] = []
 
     def judge(draft: Path) -> ParityInfo:
         exact = not config.fp16 and config.int8 is None
-        result = verify(draft, subject, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
+        result = verify(draft, source, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
         if refusal := _refusal(result, config):
             raise GateRefused(f"the plan: {refusal}")
         results.append(result)
@@ -173,21 +173,21 @@ def export_engine(
 
 def explain(config: ExportConfig, say: Say) -> list[str]:
     """What would be done, in ten lines; nothing is written."""
-    subject = _subject(config, say)
-    given = input_info(subject.input, config.size, subject.shape_for(config.shape))
+    source = _open_source(config, say)
+    given = input_info(source.input, config.size, source.shape_for(config.shape))
     precision = f"int8 for {config.int8.target}" if config.int8 else "float16" if config.fp16 else "float32"
-    return explained(subject, given, subject.settle(config.nms), precision, output_path(config))
+    return explained(source, given, source.resolve_nms(config.nms), precision, output_path(config))
 
 
-def net_subject(net: PoseNet) -> Subject:
+def source_from_net(net: PoseNet) -> Source:
     """A network of ours."""
 
     def reference(nms: NmsInfo, shape_hw: tuple[int, int]) -> ReferenceEstimator:
         thresholds = (nms.score_threshold, nms.iou_threshold)
         return ReferenceEstimator(net, *thresholds, nms.max_people, shape_hw, max_candidates=nms.candidates)
 
-    return Subject(
-        told=f"{net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints",
+    return Source(
+        description=f"{net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints",
         model=ModelInfo(name=net.config.name, family=net.config.family, classes=tuple(net.classes)),
         skeleton=net.skeleton,
         input=net.input,
@@ -195,28 +195,28 @@ def net_subject(net: PoseNet) -> Subject:
         weights_licence=net.weights_licence,
         build=partial(onnx_from_net, net),
         reference=reference,
-        finished=net.one_to_one,
+        nms_free=net.one_to_one,
     )
 
 
-def _subject(config: ExportConfig, say: Say) -> Subject:
+def _open_source(config: ExportConfig, say: Say) -> Source:
     if Path(config.weights).suffix.lower() == ".onnx":
-        return foreign_subject(Path(config.weights), config.layout, config.skeleton, say)
+        return source_from_onnx(Path(config.weights), config.layout, config.skeleton, say)
     if config.layout is not None:
         raise ValueError(f"--layout is for .onnx files of others, and --weights is {config.weights}")
-    return net_subject(yolopose.load(config.weights, skeleton=config.skeleton))
+    return source_from_net(yolopose.load(config.weights, skeleton=config.skeleton))
 
 
-def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress) -> tuple[Exported, ExportImages]:
+def _export(config: ExportConfig, source: Source, say: Say, progress: Progress) -> tuple[Exported, ImageSet]:
     target = output_path(config)
     _spare_others(target)
-    config = replace(config, shape=subject.shape_for(config.shape))
-    given = input_info(subject.input, config.size, config.shape)
-    shares, images = _images(config, subject.skeleton)
+    config = replace(config, shape=source.shape_for(config.shape))
+    given = input_info(source.input, config.size, config.shape)
+    shares, images = _images(config, source.skeleton)
     output_folder(target.parent)
-    say(f"{config.weights}: {subject.told}")
-    nms = subject.settle(config.nms)
-    if subject.finished and (config.nms.candidates, config.nms.iou_threshold) != _USUAL:
+    say(f"{config.weights}: {source.description}")
+    nms = source.resolve_nms(config.nms)
+    if source.nms_free and (config.nms.candidates, config.nms.iou_threshold) != _USUAL:
         say("--candidates and --iou decide nothing here: each person comes once, and --max-people limits them")
     steps: list[str] = []
 
@@ -224,7 +224,7 @@ def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress
         steps.append(text)
         say(text)
 
-    model = _build(subject, config, nms, step)
+    model = _build(source, config, nms, step)
     precision, missed, found = PrecisionInfo(), "", None
     judged = [model]
     if config.fp16:
@@ -235,7 +235,7 @@ def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress
         step(f"int8 for {config.int8.target}: {_shares_told(shares)}")
         journal = target.with_name(f".{target.stem[:200]}.search.json")
         model, found = to_int8(
-            model, shares, given, subject.skeleton, config.int8, config.max_ap_drop, journal, say, progress
+            model, shares, given, source.skeleton, config.int8, config.max_ap_drop, journal, say, progress
         )
         kept, layers = kept_layers(found.plan), len(found.plan.body.layers)
         step(f"{layers - len(kept)} of {layers} layers int8, {len(kept)} kept float32")
@@ -243,9 +243,9 @@ def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress
         precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept), placement)
         judged = [model]
         missed = shortfall(found, config.max_ap_drop)
-    contract = contract_of(subject, graph_sha256(model), given, nms, precision)
+    contract = contract_of(source, graph_sha256(model), given, nms, precision)
     for graph in judged:
-        result = _verified(target, subject, graph, contract, images, config, progress)
+        result = _verified(target, source, graph, contract, images, config, progress)
         if result.info.verdict == "failed":
             break
     contract = replace(contract, parity=result.info)
@@ -258,7 +258,7 @@ def _export(config: ExportConfig, subject: Subject, say: Say, progress: Progress
     if found is not None:
         write_sensitivity(target.with_suffix(".sensitivity.json"), found)
     atomic_write(target, content)
-    return Exported(target, contract, result, images.source, tuple(steps)), images
+    return Exported(target, contract, result, images.description, tuple(steps)), images
 
 
 def _spare_others(target: Path) -> None:
@@ -273,16 +273,16 @@ def _spare_others(target: Path) -> None:
         raise ValueError(f"{target} is there and not an artifact of yolopose: name another file with --output")
 
 
-def _images(config: ExportConfig, skeleton: Skeleton) -> tuple[Shares | None, ExportImages]:
+def _images(config: ExportConfig, skeleton: Skeleton) -> tuple[Shares | None, ImageSet]:
     """For int8 what each image is for; and the images that the artifact is judged by."""
     if config.int8 is None:
-        return None, export_images(
+        return None, open_image_set(
             config.data, config.images, skeleton, LIMIT if config.limit is None else config.limit
         )
-    every = export_images(config.data, config.images, skeleton, 0, scenes=INT8_SCENES)
+    every = open_image_set(config.data, config.images, skeleton, 0, scenes=INT8_SCENES)
     calibration = None
     if config.calibration is not None:
-        calibration = export_images(None, config.calibration, skeleton, CALIBRATION)
+        calibration = open_image_set(None, config.calibration, skeleton, CALIBRATION)
     shares = share_out(every, calibration, config.int8.seed)
     return shares, shares.report.part(evenly(len(shares.report), config.limit or 0))
 
@@ -290,17 +290,17 @@ def _images(config: ExportConfig, skeleton: Skeleton) -> tuple[Shares | None, Ex
 def _shares_told(shares: Shares) -> str:
     calibration, search, report = shares.calibration, shares.search, shares.report
     return (
-        f"calibrated on {len(calibration)} of {calibration.source}, searched with {len(search)} and judged by up to "
-        f"{len(report)} others of {report.source}"
+        f"calibrated on {len(calibration)} of {calibration.description}, searched with {len(search)} and judged by "
+        f"up to {len(report)} others of {report.description}"
     )
 
 
 def _verified(
     target: Path,
-    subject: Subject,
+    source: Source,
     model: onnx.ModelProto,
     contract: Contract,
-    images: ExportImages,
+    images: ImageSet,
     config: ExportConfig,
     progress: Progress,
 ) -> Verification:
@@ -316,7 +316,7 @@ def _verified(
     exact = not config.fp16 and config.int8 is None
     try:
         atomic_write(draft, embed_contract(model, contract))
-        return verify(draft, subject, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
+        return verify(draft, source, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -330,8 +330,8 @@ def _refusal(result: Verification, config: ExportConfig) -> str:
     return ""
 
 
-def _build(subject: Subject, config: ExportConfig, nms: NmsInfo, step: Say) -> onnx.ModelProto:
-    model = subject.build(nms, config.shape)
+def _build(source: Source, config: ExportConfig, nms: NmsInfo, step: Say) -> onnx.ModelProto:
+    model = source.build(nms, config.shape)
     step(f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}")
     model, simplified = simplify(model)
     step(simplified)
@@ -340,7 +340,7 @@ def _build(subject: Subject, config: ExportConfig, nms: NmsInfo, step: Say) -> o
 
 
 def _to_float16(
-    model: onnx.ModelProto, images: ExportImages, given: InputInfo, step: Say
+    model: onnx.ModelProto, images: ImageSet, given: InputInfo, step: Say
 ) -> tuple[list[str], onnx.ModelProto]:
     """Change ``model``; returns the nodes that stay float32 because their values are too large, and the graph that
     rounds as float16 hardware does."""

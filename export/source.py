@@ -56,11 +56,11 @@ _TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")
 
 
 @dataclass(frozen=True)
-class Subject:
+class Source:
     """``build``: the deployed graph, without contract; ``reference``: what it is compared with, at these thresholds and
     this (height, width); ``shape``: what the source itself fixes."""
 
-    told: str
+    description: str
     model: ModelInfo
     skeleton: Skeleton
     input: InputSpec
@@ -69,17 +69,17 @@ class Subject:
     build: Callable[[NmsInfo, ShapeConfig], onnx.ModelProto]
     reference: Callable[[NmsInfo, tuple[int, int]], ReferenceEstimator]
     shape: ShapeConfig = field(default_factory=ShapeConfig)
-    foreign: bool = False  # taken up from a file of others
-    finished: bool = False  # NMS is inside, or the head needs none
+    third_party: bool = False  # taken up from a file of others
+    nms_free: bool = False  # NMS is inside, or the head needs none
 
     @property
-    def witness(self) -> str:
+    def reference_name(self) -> str:
         """What it is compared with, in words."""
-        return "the file itself" if self.foreign else "PyTorch"
+        return "the file itself" if self.third_party else "PyTorch"
 
-    def settle(self, nms: NmsInfo) -> NmsInfo:
-        """What of the asked suppression applies; where people come finished, as many candidates as people."""
-        if self.finished:
+    def resolve_nms(self, nms: NmsInfo) -> NmsInfo:
+        """What of the asked suppression applies; where NMS is inside, as many candidates as people."""
+        if self.nms_free:
             return replace(nms, candidates=nms.max_people, class_aware=False)
         return replace(nms, class_aware=len(self.model.classes) > 1)
 
@@ -96,20 +96,20 @@ class Subject:
 
 
 def contract_of(
-    subject: Subject, graph_sha256: str, given: InputInfo, nms: NmsInfo, precision: PrecisionInfo
+    source: Source, graph_sha256: str, given: InputInfo, nms: NmsInfo, precision: PrecisionInfo
 ) -> Contract:
     """Without parity: nothing is claimed before it was compared."""
     versions = installed_versions()
     return Contract(
-        model=subject.model,
-        skeleton=subject.skeleton,
+        model=source.model,
+        skeleton=source.skeleton,
         input=given,
         nms=nms,
         precision=precision,
         provenance=Provenance(
             graph_sha256=graph_sha256,
-            weights_sha256=subject.weights_sha256,
+            weights_sha256=source.weights_sha256,
             versions={name: versions[name] for name in _TOOLS if name in versions},
-            weights_licence=subject.weights_licence,
+            weights_licence=source.weights_licence,
         ),
     )

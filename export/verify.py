@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from yolopose.bootstrap import APDifference, Matches, ap_difference, match_people
+from yolopose.bootstrap import APDifference, MatchedPeople, ap_difference, match_people
+from yolopose.data.image_set import ImageSet
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.evaluation import iou_matrix, oks_matrix
 from yolopose.runtime.contract import ParityInfo, read_contract
@@ -21,8 +22,7 @@ from yolopose.runtime.machine import installed_versions, machine_now
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
-from .images import ExportImages
-from .source import Subject
+from .source import Source
 
 BORDERLINE = 1e-4  # a score or IoU this near to its threshold may fall on either side of it
 MATCH_IOU = 0.5
@@ -181,8 +181,8 @@ class Verification:
 
 def verify(
     artifact: Path,
-    subject: Subject,
-    images: ExportImages,
+    source: Source,
+    images: ImageSet,
     *,
     exact: bool,
     max_ap_drop: float,
@@ -197,7 +197,7 @@ def verify(
     """
     contract = read_contract(artifact)
     nms, shape_hw = contract.nms, (contract.input.height.opt, contract.input.width.opt)
-    reference = subject.reference(nms, shape_hw)
+    reference = source.reference(nms, shape_hw)
     expected = list(_run_reference(reference, images, progress))
     lowered = sum(len(people) for people in expected) < MIN_PEOPLE
     if lowered:  # arithmetic is compared all the same, where the network finds candidates
@@ -216,7 +216,7 @@ def verify(
     report = compare_people(
         [expected[i] for i in settled],
         [actual[i] for i in settled],
-        subject.skeleton,
+        source.skeleton,
         threshold,
         iou_threshold=nms.iou_threshold,
         names=[images.names[i] for i in settled],
@@ -225,11 +225,11 @@ def verify(
     ap = None
     if images.labels is not None:
         reference.score_threshold = AP_SCORE
-        before = _matches(_run_reference(reference, images, progress), images, subject.skeleton)
-        after = _matches(run_artifact(AP_SCORE), images, subject.skeleton)
+        before = _matches(_run_reference(reference, images, progress), images, source.skeleton)
+        after = _matches(run_artifact(AP_SCORE), images, source.skeleton)
         ap = ap_difference(before, after)
     verdict, reason = judge(
-        report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop, witness=subject.witness
+        report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop, witness=source.reference_name
     )
     info = ParityInfo(
         verdict=verdict,
@@ -260,25 +260,25 @@ def _digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _run_reference(reference: ReferenceEstimator, images: ExportImages, progress: Progress) -> Iterator[PoseResult]:
+def _run_reference(reference: ReferenceEstimator, images: ImageSet, progress: Progress) -> Iterator[PoseResult]:
     count = len(images.names)
     for i in progress(range(count), count, f"reference at score {reference.score_threshold:.3g}"):
         yield reference.one(images.read(i))
 
 
-def _run_artifact(estimate: PoseEstimator, images: ExportImages, progress: Progress) -> Iterator[PoseResult]:
+def _run_artifact(estimate: PoseEstimator, images: ImageSet, progress: Progress) -> Iterator[PoseResult]:
     count, label = len(images.names), f"artifact at score {estimate.score_threshold:.3g}"
     for start in progress(range(0, count, CHUNK), -(-count // CHUNK), label):
         yield from estimate([images.read(i) for i in range(start, min(start + CHUNK, count))])
 
 
-def _matches(people: Iterable[PoseResult], images: ExportImages, skeleton: Skeleton) -> Matches:
+def _matches(people: Iterable[PoseResult], images: ImageSet, skeleton: Skeleton) -> MatchedPeople:
     assert images.labels is not None
     by_id = dict(zip(images.image_ids, people, strict=True))
     return match_people(by_id, images.labels, skeleton, image_ids=images.image_ids)
 
 
-def _worst_by_labels(ap: APDifference, images: ExportImages) -> str | None:
+def _worst_by_labels(ap: APDifference, images: ImageSet) -> str | None:
     """Name of the image whose people lose most OKS to the labels, None where none loses."""
     return None if ap.worst_image is None else images.names[images.image_ids.index(ap.worst_image)]
 

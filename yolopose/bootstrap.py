@@ -35,7 +35,7 @@ class _Category:
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class MatchedPeople:
     """People found, matched to the labels of I images; made by ``match_people``."""
 
     image_ids: tuple[int, ...]  # rising
@@ -75,7 +75,7 @@ def match_people(
     skeleton: Skeleton,
     image_ids: Collection[int] | None = None,
     images: Convention = "all",
-) -> Matches:
+) -> MatchedPeople:
     """Match the people found to the labels; arguments and errors are those of ``evaluation.evaluate``.
 
     The OKS of a labelled person is that of the prediction which fits best, among the 20 best of its image and category,
@@ -93,7 +93,7 @@ def match_people(
     categories = tuple(
         _category(run.evalImgs[k * size : (k + 1) * size]) for k in range(len(dataset.categories) if chosen else 0)
     )
-    return Matches(tuple(chosen), categories, run.params.recThrs, oks)
+    return MatchedPeople(tuple(chosen), categories, run.params.recThrs, oks)
 
 
 def _category(evaluated: list[dict[str, Any] | None]) -> _Category:
@@ -140,7 +140,9 @@ def points(fraction: float) -> str:
     return f"{round(100 * fraction, 2) + 0.0:.2f}"
 
 
-def ap_difference(before: Matches, after: Matches, resamples: int = RESAMPLES, seed: int = 0) -> APDifference | None:
+def ap_difference(
+    before: MatchedPeople, after: MatchedPeople, resamples: int = RESAMPLES, seed: int = 0
+) -> APDifference | None:
     """Difference in AP with its paired bootstrap interval (percentiles); None where no labelled person decides it.
 
     The same arguments give the same answer. Draws without any labelled person, which only tiny sets have, are left out.

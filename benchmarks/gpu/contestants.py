@@ -93,12 +93,12 @@ def _samples(runs: dict[str, Run], task: GpuTask) -> dict[str, list[float]]:
 
 
 def _inputs(task: GpuTask) -> Inputs:
+    from yolopose.data.image_set import open_image_set
     from yolopose.export.graph import letterboxed
-    from yolopose.export.images import export_images
 
     contract: Contract = read_contract(task.artifact)
     folder = None if task.images is None else Path(task.images)
-    some = export_images(None, folder, contract.skeleton, task.batch)
+    some = open_image_set(None, folder, contract.skeleton, task.batch)
     frames = [frame for frame, _ in letterboxed(some, contract.input)]
     images = np.stack([frames[i % len(frames)] for i in range(task.batch)])
     nms = contract.nms
@@ -191,8 +191,8 @@ def compare(task: GpuTask) -> dict[str, Any]:
     import torch
 
     from yolopose.checkpoints import load
-    from yolopose.export.images import export_images
-    from yolopose.export.pipeline import net_subject
+    from yolopose.data.image_set import open_image_set
+    from yolopose.export.pipeline import source_from_net
     from yolopose.export.verify import verify
     from yolopose.runtime import read_contract
 
@@ -201,11 +201,11 @@ def compare(task: GpuTask) -> dict[str, Any]:
     on = task.device if torch.cuda.is_available() else "cpu"  # a Jetson may have a PyTorch for CPUs alone
     net = load(task.weights).to(on)
     data, folder = (None if path is None else Path(path) for path in (task.data, task.images))
-    images = export_images(data, folder, net.skeleton, task.limit)
+    images = open_image_set(data, folder, net.skeleton, task.limit)
     exact = contract.precision.weights == contract.precision.activations == "float32"
     found = verify(
         Path(task.artifact),
-        net_subject(net),
+        source_from_net(net),
         images,
         exact=exact,
         max_ap_drop=0.5,

@@ -31,14 +31,14 @@ def quantize_without_care(artifact: Path, images: Path, limit: int, kind: str, o
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+    from yolopose.data.image_set import open_image_set
     from yolopose.export.graph import embed_contract, feed, graph_sha256, letterboxed
-    from yolopose.export.images import export_images
 
     contract = read_contract(artifact)
 
     class Frames(CalibrationDataReader):
         def __init__(self) -> None:
-            self.frames = iter(letterboxed(export_images(None, images, contract.skeleton, limit), contract.input))
+            self.frames = iter(letterboxed(open_image_set(None, images, contract.skeleton, limit), contract.input))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             frame = next(self.frames, None)

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from yolopose.data.image_set import ImageSet
 from yolopose.runtime.contract import InputInfo
 from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write
 from yolopose.runtime.skeleton import Skeleton
 
 from ..graph import letterboxed
-from ..images import ExportImages
 from .layers import find_body
 from .quantize import Int8Config, Plan, make_plan, quantize, tensors_to_sample
 from .ranges import collect
@@ -87,12 +87,12 @@ MOST_SEARCHED = 256
 class Shares:
     """Images for three purposes, no image for two: what a plan was fitted to cannot tell how good it is."""
 
-    calibration: ExportImages
-    search: ExportImages
-    report: ExportImages
+    calibration: ImageSet
+    search: ImageSet
+    report: ImageSet
 
 
-def share_out(images: ExportImages, calibration: ExportImages | None, seed: int) -> Shares:
+def share_out(images: ImageSet, calibration: ImageSet | None, seed: int) -> Shares:
     """At random by ``seed``: 64 images (or a third) to calibrate unless others are given for that, of the rest one half
     to search with, at most 256, and the other to report on. ValueError where there are too few, or one in both."""
     if calibration is not None:
@@ -116,8 +116,8 @@ def share_out(images: ExportImages, calibration: ExportImages | None, seed: int)
         if len(share) < MIN_SHARE:
             raise ValueError(
                 f"int8 needs at least {MIN_SHARE} images to {purpose}, none of them used twice, so {parts * MIN_SHARE} "
-                f"in all (better {CALIBRATION} and some hundreds); {images.source} has {len(images)}"
-                + (f", {calibration.source} {len(calibration)}" if calibration is not None else "")
+                f"in all (better {CALIBRATION} and some hundreds); {images.description} has {len(images)}"
+                + (f", {calibration.description} {len(calibration)}" if calibration is not None else "")
                 + ": name more, or none to use synthetic scenes"
             )
     return Shares(*shares)

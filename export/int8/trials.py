@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from yolopose.bootstrap import match_people
+from yolopose.data.image_set import ImageSet
 from yolopose.evaluation import iou_matrix, oks_matrix
 from yolopose.runtime.backends.base import OUTPUT_NAMES, RawPeople
 from yolopose.runtime.contract import InputInfo
@@ -20,7 +21,6 @@ from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
 from ..graph import feed, in_batches, letterboxed, open_session
-from ..images import ExportImages
 from ..verify import AREA_OF_BOX, MATCH_IOU
 
 PEOPLE = 10  # best ones of an image that count in ``pose_loss``
@@ -100,7 +100,7 @@ class Trials:
     def __init__(
         self,
         model: onnx.ModelProto,
-        images: ExportImages,
+        images: ImageSet,
         given: InputInfo,
         skeleton: Skeleton,
     ) -> None:

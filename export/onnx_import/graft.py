@@ -1,6 +1,6 @@
-"""What is put behind a foreign network, in PyTorch: its rows to the outputs of an artifact.
+"""What is put behind a third_party network, in PyTorch: its rows to the outputs of an artifact.
 
-A foreign graph between our input and our outputs.
+A third_party graph between our input and our outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..graph import drop_unused_initializers
 from ..onnx_export import clean, export_module, name_dimensions
 from ..source import ShapeConfig
 from .layouts import Layout
-from .onnx_file import Source
+from .onnx_file import OnnxFile
 
 
 class Tail(nn.Module):
@@ -52,7 +52,7 @@ class Tail(nn.Module):
         labels = torch.zeros_like(candidates.anchors)
         if labels_of_all is not None:
             labels = torch.gather(labels_of_all, 1, candidates.anchors)
-        if layout.finished:
+        if layout.nms_free:
             people = keep_best(candidates, iou_threshold, self.nms)
         else:
             people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
@@ -86,7 +86,7 @@ class Tail(nn.Module):
 _PREFIX, _SOURCE = "yolopose/", "net."  # of our nodes and values, and of theirs
 
 
-def graft(source: Source, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> onnx.ModelProto:
+def graft(source: OnnxFile, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> onnx.ModelProto:
     """Inputs and outputs as the contract has them, without it. ``shape``: what of them is fixed."""
     front = onnx.ModelProto()
     front.CopyFrom(source.model)
@@ -205,7 +205,7 @@ def _reverse_first_convolutions(graph: onnx.GraphProto, name: str) -> bool:
     return True
 
 
-def _tail(source: Source, layout: Layout, nms: NmsInfo, batch: int | None) -> onnx.ModelProto:
+def _tail(source: OnnxFile, layout: Layout, nms: NmsInfo, batch: int | None) -> onnx.ModelProto:
     """``Tail`` as ONNX, every name of it with our prefix."""
     rows = batch or 2  # 2: an example of 1 would be taken for a fixed 1
     Dim = torch.export.Dim

@@ -1,4 +1,4 @@
-"""What the columns of a foreign network's outputs mean.
+"""What the columns of a third_party network's outputs mean.
 
 Rows of box, objectness, classes and keypoints, as YOLOv5-pose, YOLOv7-pose and YOLOX-pose export them; people as
 edgeai-yolov5 and mmdeploy (YOLOX-Pose, RTMO) write them behind their own NMS.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from yolopose.model.config import InputSpec
 from yolopose.runtime.errors import UnknownCheckpoint
 
-from .onnx_file import Source
+from .onnx_file import OnnxFile
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 
@@ -32,7 +32,7 @@ class Layout:
     """Outputs, concatenated along their features: a row a prediction, or a person where NMS is inside already.
 
     Columns: box 0..3; scores of ``num_classes`` classes from ``scores`` on, times column ``objectness`` where there is
-    one; of finished rows the one score, and the class as a number in column ``label``; x, y, visibility of each
+    one; of nms_free rows the one score, and the class as a number in column ``label``; x, y, visibility of each
     keypoint from ``keypoints`` on, in pixels and 0..1.
     """
 
@@ -48,7 +48,7 @@ class Layout:
     input: InputSpec
     objectness: int | None = None
     label: int | None = None
-    finished: bool = False  # NMS, or a head that needs none, is inside
+    nms_free: bool = False  # NMS, or a head that needs none, is inside
 
 
 def anchors(shape_hw: tuple[int, int], strides: tuple[int, ...]) -> int:
@@ -73,7 +73,7 @@ _PADDED_RIGHT = InputSpec("bgr", 1.0, 114, "bottom-right")
 _BGR = InputSpec("bgr", 1.0, 114, "center")
 
 
-def layouts_rows(source: Source) -> list[Layout | str]:
+def layouts_rows(source: OnnxFile) -> list[Layout | str]:
     """What the outputs may be; a sentence for each layout that they are not."""
     return [
         _dense_rows(source, YOLOV5, 3, _RGB),
@@ -83,7 +83,7 @@ def layouts_rows(source: Source) -> list[Layout | str]:
     ]
 
 
-def _dense_rows(source: Source, layout: str, per_cell: int, given: InputSpec) -> Layout | str:
+def _dense_rows(source: OnnxFile, layout: str, per_cell: int, given: InputSpec) -> Layout | str:
     shapes = list(source.shapes.items())
     if len(shapes) != 1 or len(shapes[0][1]) != 3:
         return f"{layout}: one output of three dimensions is wanted"
@@ -99,7 +99,7 @@ def _dense_rows(source: Source, layout: str, per_cell: int, given: InputSpec) ->
     return Layout(layout, "rows and columns of the output", (name,), 2, "xywh", 5, 1, 6, keypoints, size, objectness=4)
 
 
-def _edgeai(source: Source) -> Layout | str:
+def _edgeai(source: OnnxFile) -> Layout | str:
     shapes = list(source.shapes.items())
     if len(shapes) != 1 or len(shapes[0][1]) != 2:
         return f"{EDGEAI}: one output of two dimensions is wanted"
@@ -109,10 +109,10 @@ def _edgeai(source: Source) -> Layout | str:
         return f"{EDGEAI}: rows of 6 + 3K columns for a batch of 1 are wanted"
     size = _sized(source, _RGB, 64)
     why = "one list of people, without a batch"
-    return Layout(EDGEAI, why, (name,), 2, "xyxy", 4, 1, 6, keypoints, size, label=5, finished=True)
+    return Layout(EDGEAI, why, (name,), 2, "xyxy", 4, 1, 6, keypoints, size, label=5, nms_free=True)
 
 
-def _mmdeploy(source: Source) -> Layout | str:
+def _mmdeploy(source: OnnxFile) -> Layout | str:
     boxes = [name for name, shape in source.shapes.items() if len(shape) == 3 and shape[2] == 5]
     points = [name for name, shape in source.shapes.items() if len(shape) == 4 and shape[3] == 3]
     if len(source.shapes) != 2 or len(boxes) != 1 or len(points) != 1:
@@ -120,10 +120,10 @@ def _mmdeploy(source: Source) -> Layout | str:
     keypoints = source.shapes[points[0]][2]
     size = _sized(source, _BGR, 32)
     outputs = (boxes[0], points[0])
-    return Layout(MMDEPLOY, "its two outputs", outputs, 2, "xyxy", 4, 1, 5, keypoints, size, finished=True)
+    return Layout(MMDEPLOY, "its two outputs", outputs, 2, "xyxy", 4, 1, 5, keypoints, size, nms_free=True)
 
 
-def _sized(source: Source, given: InputSpec, multiple: int) -> InputSpec:
+def _sized(source: OnnxFile, given: InputSpec, multiple: int) -> InputSpec:
     """The convention, at the size that the file says, else the usual one."""
     known = [side for side in source.shape_hw if side is not None]
     size = max(known) // multiple * multiple if known else 640
@@ -134,12 +134,12 @@ DENSE, PEOPLE = "ultralytics", "ultralytics-people"
 _MOST_PEOPLE = 1000
 
 
-def wrote(source: Source) -> bool:
+def wrote(source: OnnxFile) -> bool:
     """Whether Ultralytics did, by its metadata."""
     return "kpt_shape" in source.metadata and "stride" in source.metadata
 
 
-def layouts(source: Source) -> list[Layout | str]:
+def layouts(source: OnnxFile) -> list[Layout | str]:
     """What the outputs may be; a sentence for each layout that they are not."""
     if len(source.shapes) != 1:
         return [f"{DENSE}: one output is wanted, there are {len(source.shapes)}"]
@@ -157,7 +157,7 @@ def layouts(source: Source) -> list[Layout | str]:
     return [_dense(source, name, shape, told, classes), _people(source, name, shape, told)]
 
 
-def _dense(source: Source, name: str, shape: tuple[int, ...], told: bool, classes: int) -> Layout | str:
+def _dense(source: OnnxFile, name: str, shape: tuple[int, ...], told: bool, classes: int) -> Layout | str:
     _, features, rows = shape
     strides = strides_of(rows, source.probe_hw)
     if strides is None:
@@ -170,7 +170,7 @@ def _dense(source: Source, name: str, shape: tuple[int, ...], told: bool, classe
     return Layout(DENSE, why, (name,), 1, "xywh", 4, classes, 4 + classes, keypoints, _input(source, strides[-1]))
 
 
-def _people(source: Source, name: str, shape: tuple[int, ...], told: bool) -> Layout | str:
+def _people(source: OnnxFile, name: str, shape: tuple[int, ...], told: bool) -> Layout | str:
     _, rows, features = shape
     keypoints = keypoints_in(features, 6)
     if keypoints is None or rows > _MOST_PEOPLE:
@@ -188,10 +188,10 @@ def _people(source: Source, name: str, shape: tuple[int, ...], told: bool) -> La
     why = f"shape of the output; {nms}"
     stride = source.metadata.get("stride")
     multiple = stride if isinstance(stride, int) and stride > 0 else 32
-    return Layout(PEOPLE, why, (name,), 2, "xyxy", 4, 1, 6, keypoints, _input(source, multiple), label=5, finished=True)
+    return Layout(PEOPLE, why, (name,), 2, "xyxy", 4, 1, 6, keypoints, _input(source, multiple), label=5, nms_free=True)
 
 
-def _input(source: Source, multiple: int) -> InputSpec:
+def _input(source: OnnxFile, multiple: int) -> InputSpec:
     size = source.metadata.get("imgsz")
     best = max(size) if isinstance(size, list | tuple) and all(isinstance(each, int) for each in size) else 640
     return InputSpec("rgb", 1 / 255, 114, "center", multiple, max(best // multiple, 1) * multiple)
@@ -201,7 +201,7 @@ LAYOUTS = (DENSE, PEOPLE, YOLOV5, YOLOX, EDGEAI, MMDEPLOY)
 _OTHER_TASKS = {"detect": "detection", "segment": "segmentation", "classify": "classification", "obb": "oriented boxes"}
 
 
-def recognise(source: Source, name: str | None = None) -> Layout:
+def recognise(source: OnnxFile, name: str | None = None) -> Layout:
     """The layout of the outputs; name: the one that the user says it is.
 
     Raises UnknownCheckpoint: none fits, or several do, with what each adapter saw.

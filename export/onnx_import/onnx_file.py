@@ -1,4 +1,4 @@
-"""A foreign ONNX file as it is: what goes in, what comes out, what it says of itself.
+"""A third_party ONNX file as it is: what goes in, what comes out, what it says of itself.
 
 A graph that was exported for one batch size, opened for any: where the graph allows, as running it shows.
 """
@@ -30,7 +30,7 @@ _PROBE_SIZE = 256  # pixels, where the file leaves its size open
 
 
 @dataclass(frozen=True)
-class Source:
+class OnnxFile:
     """model: opset 18, float32. Sizes are None where the file leaves them open; ``shapes``: of each output for one
     image of ``probe_hw``, as running it gave."""
 
@@ -51,7 +51,7 @@ class Source:
         return f"{rows} images of {self.probe_hw[0]}x{self.probe_hw[1]} -> {outputs}"
 
 
-def read_source(path: Path) -> Source:
+def read_onnx_file(path: Path) -> OnnxFile:
     """Raises CheckpointError (damaged, parts missing), UnknownCheckpoint (nothing that we can take up, and why)."""
     content, model = _load(path)
     if any(entry.key == METADATA_KEY for entry in model.metadata_props):
@@ -60,7 +60,7 @@ def read_source(path: Path) -> Source:
     name, dims = _image_input(path, model)
     batch, height, width = (dim.dim_value or None for dim in (dims[0], dims[2], dims[3]))
     probe_hw = (height or _PROBE_SIZE, width or _PROBE_SIZE)
-    return Source(
+    return OnnxFile(
         path,
         model,
         hashlib.sha256(content).hexdigest(),
@@ -94,10 +94,10 @@ def _load(path: Path) -> tuple[bytes, onnx.ModelProto]:
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     """Standard operators of an opset that can be brought to ours, in float32."""
-    foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in _STANDARD})
-    if foreign:
+    third_party = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in _STANDARD})
+    if third_party:
         raise UnknownCheckpoint(
-            f"{path} holds operators that are not ONNX's own ({', '.join(foreign[:3])}): export it without plugins"
+            f"{path} holds operators that are not ONNX's own ({', '.join(third_party[:3])}): export it without plugins"
         )
     if found := sorted({node.op_type for node in model.graph.node} & _QUANTIZED):
         raise UnknownCheckpoint(
@@ -167,7 +167,7 @@ def _run_once(
 _TRIED = 3  # images at once
 
 
-def opened(source: Source) -> onnx.ModelProto | None:
+def opened(source: OnnxFile) -> onnx.ModelProto | None:
     """``source.model`` with the batch open; None where it then gives other results than for one image at a time."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
@@ -199,7 +199,7 @@ def _open_reshapes(graph: onnx.GraphProto, batch: int) -> None:
             tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
 
 
-def _gives_the_same(source: Source, model: onnx.ModelProto) -> bool:
+def _gives_the_same(source: OnnxFile, model: onnx.ModelProto) -> bool:
     rng = np.random.default_rng(0)
     rows = source.batch or 1
     images = rng.random((_TRIED, 3, *source.probe_hw), np.float32)

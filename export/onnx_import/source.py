@@ -1,6 +1,6 @@
 """What an imported network is compared with: the file as it came, run by ONNX Runtime, then plain greedy NMS.
 
-A foreign ONNX file as the subject of an export.
+A third_party ONNX file as the source of an export.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from yolopose.runtime.images import as_bgr_image
 from yolopose.runtime.letterbox import Placement, letterbox
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton, generic_skeleton
 
-from ..source import ShapeConfig, Subject
+from ..source import ShapeConfig, Source
 from .graft import graft
 from .layouts import Layout, recognise
-from .onnx_file import Source, opened, read_source
+from .onnx_file import OnnxFile, opened, read_onnx_file
 
 
-class SourceReference(ReferenceEstimator):
+class OnnxFileReference(ReferenceEstimator):
     """Shares nothing with the grafted graph but the network itself and the letterbox."""
 
-    def __init__(self, source: Source, layout: Layout, nms: NmsInfo, shape_hw: tuple[int, int]) -> None:
+    def __init__(self, source: OnnxFile, layout: Layout, nms: NmsInfo, shape_hw: tuple[int, int]) -> None:
         self.layout, self.shape_hw = layout, shape_hw
         self.score_threshold, self.max_people, self.max_candidates = nms.score_threshold, nms.max_people, nms.candidates
-        self.iou_threshold = NO_SUPPRESSION if layout.finished else nms.iou_threshold
+        self.iou_threshold = NO_SUPPRESSION if layout.nms_free else nms.iou_threshold
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._rows = source.batch or 1
@@ -83,15 +83,15 @@ class SourceReference(ReferenceEstimator):
         )
 
 
-def foreign_subject(
+def source_from_onnx(
     path: Path, layout_name: str | None, skeleton: Skeleton | None, say: Callable[[str], None]
-) -> Subject:
+) -> Source:
     """Raises CheckpointError, UnknownCheckpoint (and why), ValueError for a skeleton of other points."""
-    source = read_source(path)
+    source = read_onnx_file(path)
     layout = recognise(source, layout_name)
     say(f"{path}: {layout.name}, by {layout.why}; {source.describe()}")
     batch, model = source.batch, source.model
-    if batch is not None and not layout.finished and (free := opened(source)) is not None:
+    if batch is not None and not layout.nms_free and (free := opened(source)) is not None:
         say(f"its batch of {batch} is opened: the graph gives the same for several images")
         batch, model = None, free
     height, width = source.shape_hw
@@ -104,19 +104,19 @@ def foreign_subject(
         return graft(grafted, layout, nms, shape)
 
     points = _skeleton(path, layout, skeleton)
-    return Subject(
-        told=f"{path}: {layout.name} layout, {layout.num_keypoints} keypoints"
-        + (", NMS inside" if layout.finished else ""),
+    return Source(
+        description=f"{path}: {layout.name} layout, {layout.num_keypoints} keypoints"
+        + (", NMS inside" if layout.nms_free else ""),
         model=ModelInfo(name=_name(source), family=layout.name, classes=_classes(source, layout)),
         skeleton=points,
         input=layout.input,
         weights_sha256=source.sha256,
         weights_licence=_text(source.metadata.get("license")),
         build=build,
-        reference=partial(SourceReference, source, layout),
+        reference=partial(OnnxFileReference, source, layout),
         shape=ShapeConfig(fixed, batch),
-        foreign=True,
-        finished=layout.finished,
+        third_party=True,
+        nms_free=layout.nms_free,
     )
 
 
@@ -131,7 +131,7 @@ def _skeleton(path: Path, layout: Layout, given: Skeleton | None) -> Skeleton:
     return next(known, None) or generic_skeleton(layout.num_keypoints)
 
 
-def _classes(source: Source, layout: Layout) -> tuple[str, ...]:
+def _classes(source: OnnxFile, layout: Layout) -> tuple[str, ...]:
     names = source.metadata.get("names")
     if isinstance(names, dict) and all(isinstance(name, str) for name in names.values()):
         found = tuple(str(names[key]) for key in sorted(names))
@@ -142,7 +142,7 @@ def _classes(source: Source, layout: Layout) -> tuple[str, ...]:
     return tuple(f"class_{i}" for i in range(layout.num_classes))
 
 
-def _name(source: Source) -> str:
+def _name(source: OnnxFile) -> str:
     return (_text(source.metadata.get("description")) or source.path.stem).strip()[:80]
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from yolopose.benchmarks.inputs import BenchImages, gather_images
 from yolopose.benchmarks.plan import CheckpointSubject, Plan, artifact_subjects
 from yolopose.benchmarks.run import APChanges
 from yolopose.benchmarks.settings import DEMO, BenchSettings
 from yolopose.benchmarks.tasks import save_people
+from yolopose.data.image_set import ImageSet, open_image_set
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17
 
@@ -28,11 +29,11 @@ def people(moved_px: float) -> list[PoseResult]:
 
 
 @pytest.fixture
-def images(labels: Path, photographs: Path, tmp_path: Path) -> BenchImages:
-    return gather_images(BenchSettings((Path("a.onnx"),), data=labels, images=photographs), tmp_path, COCO_17)
+def images(labels: Path, photographs: Path, tmp_path: Path) -> ImageSet:
+    return open_image_set(labels, photographs, COCO_17, None)
 
 
-def test_against_the_first_file(artifact: Path, images: BenchImages, tmp_path: Path) -> None:
+def test_against_the_first_file(artifact: Path, images: ImageSet, tmp_path: Path) -> None:
     settings = BenchSettings((artifact, artifact))
     first, second = artifact_subjects(settings)
     plan = Plan(settings, [first, second], [CHECKPOINT], images, tmp_path)
@@ -52,7 +53,7 @@ def test_against_the_first_file(artifact: Path, images: BenchImages, tmp_path: P
     assert (same.difference, same.interval, same.worst_image) == (0.0, (0.0, 0.0), None)
 
 
-def test_against_the_reference(artifact: Path, images: BenchImages, tmp_path: Path) -> None:
+def test_against_the_reference(artifact: Path, images: ImageSet, tmp_path: Path) -> None:
     settings = BenchSettings((artifact,), reference=DEMO)
     (subject,) = artifact_subjects(settings)
     plan = Plan(settings, [subject], [CHECKPOINT], images, tmp_path)
@@ -68,8 +69,8 @@ def test_against_the_reference(artifact: Path, images: BenchImages, tmp_path: Pa
         assert (change.against, np.sign(change.difference)) == ("demo", sign)
 
 
-def test_only_with_labels_and_checkpoints_may_stand_alone(images: BenchImages, tmp_path: Path) -> None:
+def test_only_with_labels_and_checkpoints_may_stand_alone(images: ImageSet, tmp_path: Path) -> None:
     settings = BenchSettings((Path("last.pt"),))
     plan = Plan(settings, [], [CHECKPOINT], images, tmp_path)
     assert APChanges(plan, images).of(CHECKPOINT) is None
-    assert APChanges(plan, BenchImages("five pictures", images.paths)).of(CHECKPOINT) is None
+    assert APChanges(plan, replace(images, labels=None)).of(CHECKPOINT) is None

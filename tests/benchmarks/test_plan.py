@@ -5,20 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from yolopose.benchmarks.inputs import BenchImages
 from yolopose.benchmarks.plan import CheckpointSubject, Job, Plan, artifact_subjects, reference_subject, unique_names
 from yolopose.benchmarks.settings import DEMO, BenchSettings
 from yolopose.benchmarks.tasks import NetworkTask, PeopleTask, ReferenceTask, TimeTask
+from yolopose.data.image_set import ImageSet
 from yolopose.runtime.contract import PrecisionInfo
 from yolopose.runtime.errors import ArtifactError
+from yolopose.runtime.images import read_image
 from yolopose.runtime.skeleton import COCO_17
 
 from ..runtime.conftest import small_contract, write_artifact
 
-IMAGES = BenchImages("five pictures", tuple(Path(f"/images/{i}.png") for i in range(5)))
+PATHS = tuple(Path(f"/images/{i}.png") for i in range(5))
+IMAGES = ImageSet("five pictures", tuple(path.name for path in PATHS), lambda i: read_image(PATHS[i]), paths=PATHS)
 
 
-def jobs(settings: BenchSettings, scratch: Path, images: BenchImages = IMAGES) -> list[Job]:
+def jobs(settings: BenchSettings, scratch: Path, images: ImageSet = IMAGES) -> list[Job]:
     return Plan(settings, artifact_subjects(settings), [], images, scratch).jobs()
 
 
@@ -103,7 +105,7 @@ def test_no_bare_network_beside_an_artifact_made_for_openvino(tmp_path: Path) ->
 
 
 def test_labels_add_a_pass_at_the_evaluation_threshold(artifact: Path, tmp_path: Path) -> None:
-    labelled = dataclasses.replace(IMAGES, dataset=object(), image_ids=(1, 2, 3, 4, 5))  # type: ignore[arg-type]
+    labelled = dataclasses.replace(IMAGES, labels=object(), image_ids=(1, 2, 3, 4, 5))  # type: ignore[arg-type]
     (task,) = [job.task for job in jobs(BenchSettings((artifact,)), tmp_path, labelled) if job.kind == "people"]
     assert isinstance(task, PeopleTask)
     assert sorted(task.files.values()) == [0.001, 0.25]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import yolopose
-from yolopose.export.images import export_images
-from yolopose.export.pipeline import net_subject
+from yolopose.data.image_set import open_image_set
+from yolopose.export.pipeline import source_from_net
 from yolopose.export.verify import Verification, verify
 
 pytestmark = pytest.mark.slow
@@ -21,8 +21,8 @@ def silent(items: Iterable[int], total: int, label: str) -> Iterable[int]:
 
 def verified(artifact: Path, checkpoint: Path, data: Path | None, images: Path, *, exact: bool) -> Verification:
     net = yolopose.load(checkpoint)
-    chosen = export_images(data, images, net.skeleton, 0)
-    return verify(artifact, net_subject(net), chosen, exact=exact, max_ap_drop=0.1, progress=silent)
+    chosen = open_image_set(data, images, net.skeleton, 0)
+    return verify(artifact, source_from_net(net), chosen, exact=exact, max_ap_drop=0.1, progress=silent)
 
 
 @pytest.mark.parametrize("folder", ["lspet", "coco-mini"])

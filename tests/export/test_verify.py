@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 import yolopose
 from yolopose.bootstrap import APDifference
-from yolopose.export.images import export_images
-from yolopose.export.pipeline import net_subject
+from yolopose.data.image_set import open_image_set
+from yolopose.export.pipeline import source_from_net
 from yolopose.export.verify import ParityReport, judge, verify
-from yolopose.runtime.errors import DataError, SourceError
-from yolopose.runtime.images import evenly
 
 GOOD = ParityReport(
     images=10, people=50, matched=50, missing=0, extra=0, borderline=1,
@@ -67,35 +63,18 @@ def test_the_reason_names_the_interval_and_the_verdict_goes_by_the_figure() -> N
     assert lossless.in_points() == "24.25 -> 24.25 (0.00)"
 
 
-def test_images_of_a_folder_are_taken_evenly(tmp_path: Path) -> None:
-    for i in range(10):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((4, 4, 3), i, np.uint8))
-    net = yolopose.build("yolox-pose-nano")
-    images = export_images(None, tmp_path, net.skeleton, 4)
-    assert images.names == tuple(f"{i}.png" for i in evenly(10, 4))
-    assert images.read(1)[0, 0, 0] == evenly(10, 4)[1]
-    assert len(export_images(None, tmp_path, net.skeleton, 0).names) == 10
-    assert export_images(None, None, net.skeleton, 3).source == "synthetic scenes"
-
-
-def test_bad_images_and_labels(tmp_path: Path) -> None:
-    skeleton = yolopose.build("yolox-pose-nano").skeleton
-    with pytest.raises(SourceError, match="no images"):
-        export_images(None, tmp_path, skeleton, 4)
-    with pytest.raises(ValueError, match="--images"):
-        export_images(tmp_path / "labels.json", None, skeleton, 4)
-    (tmp_path / "labels.json").write_text("{")
-    with pytest.raises(DataError, match=r"labels\.json"):
-        export_images(tmp_path / "labels.json", tmp_path, skeleton, 4)
-
-
 def test_labels_give_an_interval_and_a_worst_image(
     trained_artifact_fp16: Path, trained_checkpoint: Path, data_dir: Path
 ) -> None:
     net, folder = yolopose.load(trained_checkpoint), data_dir / "lspet"
-    images = export_images(folder / "val.json", folder / "images", net.skeleton, 24)
+    images = open_image_set(folder / "val.json", folder / "images", net.skeleton, 24)
     result = verify(
-        trained_artifact_fp16, net_subject(net), images, exact=False, max_ap_drop=0.5, progress=lambda items, *_: items
+        trained_artifact_fp16,
+        source_from_net(net),
+        images,
+        exact=False,
+        max_ap_drop=0.5,
+        progress=lambda items, *_: items,
     )
     info, ap = result.info, result.ap
     assert ap is not None

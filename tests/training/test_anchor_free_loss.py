@@ -13,7 +13,7 @@ from yolopose.model.heads import HeadOutput
 from yolopose.model.heads.anchor_free import AnchorFreeHead
 from yolopose.training import anchor_free_loss
 from yolopose.training.anchor_free_loss import AnchorFreeLoss, assign
-from yolopose.training.label_assignment import Guess, Matches
+from yolopose.training.label_assignment import Assignment, Guess
 from yolopose.training.settings import KEYPOINT_LOSSES, LossSettings
 
 from .people import SIGMAS, chosen, nobody, some_people
@@ -36,7 +36,7 @@ def raw_of(head: AnchorFreeHead, batch: int, seed: int = 0) -> HeadOutput:
     return HeadOutput(*(part.requires_grad_(index < 4) for index, part in enumerate(raw)))
 
 
-def matches_of(head: AnchorFreeHead, raw: HeadOutput, people: People) -> Matches:
+def matches_of(head: AnchorFreeHead, raw: HeadOutput, people: People) -> Assignment:
     with torch.no_grad():
         xy = head.decode_keypoints(raw.keypoints, raw.priors)[0].permute(0, 3, 1, 2)
         boxes = head.decode_boxes(raw.boxes, raw.priors).transpose(1, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from yolopose.data.batch import People
 from yolopose.model.heads import priors_of_level
 from yolopose.model.sizes import COCO_P6_ANCHORS
-from yolopose.training.anchor_loss import Matches, level_sizes, match_anchors
+from yolopose.training.anchor_loss import AnchorMatches, level_sizes, match_anchors
 
 STRIDES = (8, 16, 32, 64)
 SHAPES = torch.tensor(COCO_P6_ANCHORS)
@@ -45,7 +45,7 @@ def people(*pictures: list[tuple[float, ...]], crowd: tuple[tuple[int, int], ...
     )  # fmt: skip
 
 
-def matched(people: People, size: tuple[int, int] = (128, 192)) -> Matches:
+def matched(people: People, size: tuple[int, int] = (128, 192)) -> AnchorMatches:
     grid = priors(*size)
     return match_anchors(people, SHAPES, torch.tensor(STRIDES, dtype=torch.float32), level_sizes(grid, STRIDES))
 

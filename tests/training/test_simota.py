@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from yolopose.data.batch import People
 from yolopose.model.heads import priors_of_level
 from yolopose.training.anchor_free_loss import assign
-from yolopose.training.label_assignment import Guess, Matches
+from yolopose.training.label_assignment import Assignment, Guess
 
 from .people import SIGMAS, nobody, some_people
 
@@ -38,7 +38,7 @@ def guess_of(people: People, seed: int, spread: float, classes: int = 1) -> Gues
     )
 
 
-def pairs(matches: Matches) -> set[tuple[int, int, int]]:
+def pairs(matches: Assignment) -> set[tuple[int, int, int]]:
     return set(zip(*(part.tolist() for part in matches), strict=True))
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ..data.batch import People
 from ..model.heads import HeadOutput, at_anchors
 from ..model.heads.anchor_free import AnchorFreeHead
-from .label_assignment import Guess, Matches, Rows, in_ignored, owners, where_inside
+from .label_assignment import Assignment, Guess, Rows, in_ignored, owners, where_inside
 from .processes import mean_positives
 from .settings import LossSettings
 from .similarity import KeypointLoss, iou, oks
@@ -36,7 +36,7 @@ SMALL = 1e-6
 
 
 @torch.no_grad()
-def assign(guess: Guess, priors: Tensor, people: People, sigmas: Tensor) -> Matches:
+def assign(guess: Guess, priors: Tensor, people: People, sigmas: Tensor) -> Assignment:
     """priors: (1, P, N) column, row and stride of each point; sigmas: (K,)."""
     in_box, near = where_inside(priors, people.boxes)
     image, person, point = ((in_box | near) & people.valid[..., None]).nonzero(as_tuple=True)
@@ -45,7 +45,7 @@ def assign(guess: Guess, priors: Tensor, people: People, sigmas: Tensor) -> Matc
     cost += OUTSIDE * ~both
 
     if not len(cost):
-        return Matches(image, point, person)
+        return Assignment(image, point, person)
 
     batch, most, points = in_box.shape
     rows = Rows(image * most + person)
@@ -124,7 +124,7 @@ class AnchorFreeLoss(nn.Module):
             "visibility": VISIBILITY * torch.where(labelled, seen, 0.0).sum() / with_keypoints,
         }
 
-    def _objectness(self, raw: HeadOutput, people: People, matches: Matches) -> Tensor:
+    def _objectness(self, raw: HeadOutput, people: People, matches: Assignment) -> Tensor:
         """Sum over all points but those, unmatched, whose centre lies in a region to ignore."""
         logits = raw.objectness[:, 0].float()
         target = torch.zeros_like(logits)

@@ -44,7 +44,7 @@ MAX_RATIO = 4.0  # between a side of a person's box and that of an anchor; the h
 MIN_SIDE = 1e-3  # px; a box without width still has a best anchor
 
 
-class Matches(NamedTuple):
+class AnchorMatches(NamedTuple):
     """M pairs of an anchor and the person that it learns; no (image, prior) stands twice."""
 
     images: Tensor  # (M,) int64, index into the batch
@@ -59,7 +59,7 @@ def level_sizes(priors: Tensor, strides: Sequence[int]) -> Tensor:
     return torch.stack(sizes).long()
 
 
-def match_anchors(people: People, shapes: Tensor, strides: Tensor, sizes: Tensor) -> Matches:
+def match_anchors(people: People, shapes: Tensor, strides: Tensor, sizes: Tensor) -> AnchorMatches:
     """Match every valid person with at least one anchor, as far as anchors suffice.
 
     shapes: (L, A, 2) float32 anchor width and height, px; strides: (L,) float32; sizes: (L, 2) from ``level_sizes``.
@@ -93,7 +93,7 @@ def match_anchors(people: People, shapes: Tensor, strides: Tensor, sizes: Tensor
     home = best[person, level, shape] & (place == 0)
     total = shapes.shape[1] * cells_of_level.sum()
     kept = _first_of_each(images[person] * total + prior, torch.where(home, overlap + 4, overlap))  # CIoU: -2..1
-    return Matches(images[person[kept]], prior[kept], rows[person[kept]])
+    return AnchorMatches(images[person[kept]], prior[kept], rows[person[kept]])
 
 
 def _fitting_shapes(sides: Tensor, shapes: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,7 +205,7 @@ class AnchorLoss(nn.Module):
             "visibility": VISIBILITY * torch.where(labelled, seen, 0.0).sum() / with_keypoints,
         }
 
-    def _objectness(self, raw: HeadOutput, people: People, matches: Matches, overlap: Tensor) -> Tensor:
+    def _objectness(self, raw: HeadOutput, people: People, matches: AnchorMatches, overlap: Tensor) -> Tensor:
         """Sum over all anchors; the target of a matched one is how well it does, the CIoU of its box."""
         logits = raw.objectness[:, 0]
         target, trained = torch.zeros_like(logits), ~covered_anchors(raw.priors, people)

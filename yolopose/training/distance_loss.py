@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ..data.batch import People
 from ..model.heads import HeadOutput, at_anchors
 from ..model.heads.distance import DistanceHead
-from .label_assignment import Matches, Rows, centres_of, in_ignored, owners, where_inside
+from .label_assignment import Assignment, Rows, centres_of, in_ignored, owners, where_inside
 from .processes import mean_positives
 from .settings import LossSettings
 from .similarity import KeypointLoss, ciou, iou
@@ -34,7 +34,7 @@ SMALL = 1e-3  # of scores and IoUs: early in training nobody overlaps
 
 
 @torch.no_grad()
-def assign(boxes: Tensor, scores: Tensor, priors: Tensor, people: People, most: int) -> tuple[Matches, Tensor]:
+def assign(boxes: Tensor, scores: Tensor, priors: Tensor, people: People, most: int) -> tuple[Assignment, Tensor]:
     """Predicted boxes (B, N, 4) xyxy px and scores (B, N, C) in 0..1; priors: (1, P, N) column, row and stride of each
     point -> P matched pairs and (P,) the scores that they shall have, in 0..1."""
     in_box, near = where_inside(priors, people.boxes)
@@ -42,7 +42,7 @@ def assign(boxes: Tensor, scores: Tensor, priors: Tensor, people: People, most: 
     image, person, point = (possible & people.valid[..., None]).nonzero(as_tuple=True)
     overlap = iou(boxes[image, point], people.boxes[image, person])
     if not len(overlap):
-        return Matches(image, point, person), overlap
+        return Assignment(image, point, person), overlap
     found = scores[image, point, people.labels[image, person]]
     alignment = SCORE_POWER * found.clamp(SMALL, 1).log() + IOU_POWER * overlap.clamp(SMALL, 1).log()
 

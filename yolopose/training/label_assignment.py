@@ -15,7 +15,7 @@ from ..data.batch import People
 CENTRE_RADIUS = 2.5  # strides
 
 
-class Matches(NamedTuple):
+class Assignment(NamedTuple):
     """P matched pairs: image, point and person are indices into B, N and G."""
 
     image: Tensor  # (P,) int64
@@ -72,10 +72,10 @@ class Rows:
         table[self._row, self._place] = values
         return table
 
-    def matches(self, owner: Tensor, points: int, most: int) -> Matches:
+    def matches(self, owner: Tensor, points: int, most: int) -> Assignment:
         """owner: (B * points,) the row of who learns each point, -1 nobody; persons were image * most + person."""
         taken = (owner >= 0).nonzero().squeeze(1)
-        return Matches(taken // points, taken % points, self.names[owner[taken]] % most)
+        return Assignment(taken // points, taken % points, self.names[owner[taken]] % most)
 
 
 def owners(costs: Tensor, cells: Tensor, chosen: Tensor, count: int) -> Tensor:

@@ -18,7 +18,7 @@ from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.export.command import main
 from yolopose.export.onnx_export import export_module
 from yolopose.export.onnx_import.layouts import recognise
-from yolopose.export.onnx_import.onnx_file import read_source
+from yolopose.export.onnx_import.onnx_file import read_onnx_file
 from yolopose.export.verify import compare_people
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime import PoseEstimator, read_contract
@@ -252,7 +252,7 @@ def test_what_is_no_pose_network_is_said(
     path = tmp_path / "some.onnx"
     onnx.save(model, path)
     with pytest.raises(UnknownCheckpoint, match=said):
-        recognise(read_source(path))
+        recognise(read_onnx_file(path))
     assert main(["--weights", str(path)]) == 1
     assert "some.onnx" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["some.onnx"]
@@ -266,29 +266,29 @@ def test_float16_quantized_and_damaged_files(net: PoseNet, tmp_path: Path) -> No
     half.graph.initializer[0].data_type = TensorProto.FLOAT16
     onnx.save(half, tmp_path / "half.onnx")
     with pytest.raises(UnknownCheckpoint, match=r"is float16 already: give the float32 export, --fp16"):
-        read_source(tmp_path / "half.onnx")
+        read_onnx_file(tmp_path / "half.onnx")
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     quantized.graph.node.add(op_type="QuantizeLinear", input=["a", "b"], output=["c"])
     onnx.save(quantized, tmp_path / "int8.onnx")
     with pytest.raises(UnknownCheckpoint, match=r"is quantized already \(QuantizeLinear\)"):
-        read_source(tmp_path / "int8.onnx")
+        read_onnx_file(tmp_path / "int8.onnx")
     onnx.save(model, tmp_path / "parts.onnx", save_as_external_data=True, location="parts.bin", size_threshold=0)
     (tmp_path / "parts.bin").unlink()
     with pytest.raises(CheckpointError, match=r"parts\.onnx keeps its weights in another file, which is not beside"):
-        read_source(tmp_path / "parts.onnx")
+        read_onnx_file(tmp_path / "parts.onnx")
     (tmp_path / "cut.onnx").write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"cannot read .*cut\.onnx"):
-        read_source(tmp_path / "cut.onnx")
+        read_onnx_file(tmp_path / "cut.onnx")
     with pytest.raises(CheckpointError, match="no such file"):
-        read_source(tmp_path / "none.onnx")
+        read_onnx_file(tmp_path / "none.onnx")
 
 
 def test_several_classes_are_kept_apart(tmp_path: Path) -> None:
     names = "{0: 'rider', 1: 'walker'}"
     path = tmp_path / "two.onnx"
     onnx.save(small([1, 57, 84], metadata={**POSE, "names": names}), path)
-    layout = recognise(read_source(path))
+    layout = recognise(read_onnx_file(path))
     assert (layout.num_classes, layout.keypoints, layout.num_keypoints) == (2, 6, 17)
 
 

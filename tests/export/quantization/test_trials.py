@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from yolopose.data.image_set import ImageSet
 from yolopose.export.graph import feed
-from yolopose.export.images import ExportImages
 from yolopose.export.int8.build import picture, share_out, write_sensitivity
 from yolopose.export.int8.layers import find_body
 from yolopose.export.int8.quantize import Plan, tensors_to_sample
@@ -187,8 +187,8 @@ def test_when_the_time_is_up_the_search_says_so(plan: Plan, tmp_path: Path) -> N
     assert "--search-minutes" in shortfall(found, 0.05)
 
 
-def images(count: int, source: str = "photographs") -> ExportImages:
-    return ExportImages(source, tuple(str(i) for i in range(count)), lambda i: np.full((2, 2, 3), i % 256, np.uint8))
+def images(count: int, source: str = "photographs") -> ImageSet:
+    return ImageSet(source, tuple(str(i) for i in range(count)), lambda i: np.full((2, 2, 3), i % 256, np.uint8))
 
 
 @pytest.mark.parametrize("count", [48, 100, 493, 2000])

@@ -1,40 +1,42 @@
+"""ImageSet: labeled images, photographs alone, synthetic scenes."""
+
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from yolopose.benchmarks.inputs import gather_images
-from yolopose.benchmarks.settings import BenchSettings
+from yolopose.data.image_set import open_image_set
 from yolopose.runtime.errors import DataError, SourceError
+from yolopose.runtime.images import evenly
 from yolopose.runtime.skeleton import COCO_17, LSP_14
-
-FILES = (Path("a.onnx"),)
 
 
 def test_photographs_without_labels(photographs: Path, tmp_path: Path) -> None:
-    images = gather_images(BenchSettings(FILES, images=photographs, limit=2), tmp_path)
+    images = open_image_set(None, photographs, None, 2)
     assert [path.name for path in images.paths] == ["0.png", "2.png"]
-    assert images.dataset is None
+    assert images.labels is None
     assert images.description == f"{folder_of(photographs)}, without labels"
 
 
 def test_synthetic_scenes_are_drawn_and_said_so(tmp_path: Path) -> None:
-    images = gather_images(BenchSettings(FILES, limit=2), tmp_path)
+    images = open_image_set(None, None, None, 2, scenes_folder=tmp_path)
     assert len(images.paths) == 2
     assert all(path.is_file() for path in images.paths)
     assert images.description.startswith("synthetic scenes")
 
 
 def test_labels_bring_their_images(photographs: Path, labels: Path, tmp_path: Path) -> None:
-    images = gather_images(BenchSettings(FILES, images=photographs, data=labels, limit=3), tmp_path, COCO_17)
+    images = open_image_set(labels, photographs, COCO_17, 3)
     assert [path.name for path in images.paths] == ["0.png", "1.png", "3.png"]
     assert images.image_ids == (1, 2, 4)
-    assert images.description == f"{folder_of(photographs)}, labelled by person_keypoints.json"
+    assert images.description == f"{folder_of(photographs)}, labeled by person_keypoints.json"
     with pytest.raises(DataError, match="skeleton 'lsp-14' has 14"):
-        gather_images(BenchSettings(FILES, images=photographs, data=labels), tmp_path, LSP_14)
+        open_image_set(labels, photographs, LSP_14, None)
 
 
 def test_a_yolo_folder_serves_as_well(photographs: Path, tmp_path: Path) -> None:
@@ -45,18 +47,18 @@ def test_a_yolo_folder_serves_as_well(photographs: Path, tmp_path: Path) -> None
     (tmp_path / "labels" / "test" / "1.txt").write_text(row + "\n", encoding="utf-8")
     data = tmp_path / "people.yaml"
     data.write_text("test: images/test\nkpt_shape: [17, 3]\nnames: [person]\n", encoding="utf-8")
-    images = gather_images(BenchSettings(FILES, data=data, split="test"), tmp_path / "scratch")
+    images = open_image_set(data, None, None, None, split="test")
     assert [path.name for path in images.paths] == [f"{i}.png" for i in range(5)]
-    assert images.dataset is not None
-    assert images.dataset.ids_with_people == (2,)
-    assert images.description == "photographs of images/test, labelled by people.yaml (test)"
+    assert images.labels is not None
+    assert images.labels.ids_with_people == (2,)
+    assert images.description == "photographs of images/test, labeled by people.yaml (test)"
 
 
-def test_labels_without_images_are_refused(labels: Path, tmp_path: Path) -> None:
+def test_labels_without_images_are_refused(labels: Path, photographs: Path, tmp_path: Path) -> None:
     document = json.loads(labels.read_text(encoding="utf-8")) | {"images": [], "annotations": []}
     (tmp_path / "none.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.json: no images"):
-        gather_images(BenchSettings(FILES, data=tmp_path / "none.json"), tmp_path)
+        open_image_set(tmp_path / "none.json", photographs, None, None)
 
 
 def folder_of(path: Path) -> str:
@@ -67,4 +69,22 @@ def folder_of(path: Path) -> str:
 def test_no_images_is_an_error(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=folder):
-        gather_images(BenchSettings(FILES, images=tmp_path / folder), tmp_path)
+        open_image_set(None, tmp_path / folder, None, None)
+
+
+def test_images_of_a_folder_are_taken_evenly(tmp_path: Path) -> None:
+    for i in range(10):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((4, 4, 3), i, np.uint8))
+    images = open_image_set(None, tmp_path, COCO_17, 4)
+    assert images.names == tuple(f"{i}.png" for i in evenly(10, 4))
+    assert images.read(1)[0, 0, 0] == evenly(10, 4)[1]
+    assert len(open_image_set(None, tmp_path, COCO_17, 0).names) == 10
+    assert open_image_set(None, None, COCO_17, 3).description == "synthetic scenes, seed 0"
+
+
+def test_bad_images_and_labels(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no images"):
+        open_image_set(None, tmp_path, COCO_17, 4)
+    (tmp_path / "labels.json").write_text("{")
+    with pytest.raises(DataError, match=r"labels\.json"):
+        open_image_set(tmp_path / "labels.json", tmp_path, COCO_17, 4)
