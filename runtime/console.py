@@ -8,10 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO, TypeVar
 
-from .errors import GateRefused, YoloposeError
+from .errors import GateRefused, UsageError, YoloposeError
 from .output import atomic_write, output_folder
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "output_folder",
     "parser",
     "run",
+    "usage_errors",
 ]
 
 EXIT_DONE = 0
@@ -36,10 +37,6 @@ EXIT_REFUSED = 3  # built, but refused by the accuracy gate
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 T = TypeVar("T")
-
-
-class UsageError(ValueError):
-    """The command line cannot be understood."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -63,6 +60,17 @@ def parser(prog: str, description: str) -> ArgumentParser:
     made = ArgumentParser(prog=prog, description=description, formatter_class=_Defaults, allow_abbrev=False)
     made.add_argument("--json", action="store_true", help="one JSON document on stdout, everything else on stderr")
     return made
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Inside this block a ValueError means that the command line is wrong; it is raised again as UsageError."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 class Console:

@@ -20,6 +20,10 @@ YoloposeError
 from __future__ import annotations
 
 
+class UsageError(ValueError):
+    """The command line is wrong: an unknown flag, or a value that a flag does not accept (exit code 2)."""
+
+
 class YoloposeError(Exception):
     """Base of everything here; the message says what happened, to which file or value, and what to do."""
 
