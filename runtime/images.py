@@ -48,7 +48,7 @@ def read_image(path: str | Path) -> Image:
     except cv2.error as error:
         raise SourceError(f"cannot decode the image {path}: {error}") from error
     if image is None or image.size == 0:
-        raise SourceError(f"the image {path} is damaged or in an unknown format")
+        raise SourceError(f"the image {path} is damaged or of an unknown format")
     return np.asarray(image, dtype=np.uint8)
 
 
