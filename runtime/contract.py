@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -363,7 +362,6 @@ class _FieldSpec(NamedTuple):
     optional: bool  # the key may be absent or null
 
 
-@cache
 def _specs(part: type) -> tuple[_FieldSpec, ...]:
     hints = get_type_hints(part, include_extras=True)
     return tuple(_spec(each.name, hints[each.name]) for each in fields(part))
@@ -401,7 +399,7 @@ def _read_fields(part: type[T], value: object, where: str) -> T:
 def _read(kind: Any, value: Any, where: str) -> Any:
     if kind is Range:
         return _read_range(value, where)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return _read_fields(kind, value, where)
     if get_origin(kind) is tuple:
         return _read_tuple(get_args(kind), value, where)

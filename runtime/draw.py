@@ -68,9 +68,9 @@ def side_color(name: str) -> tuple[int, int, int]:
 
 def _line_width(canvas: Image, box: npt.NDArray[np.float32]) -> int:
     """Pixels: 1/40 of the person's size, at least 1 and at most 1/120 of the image's size."""
-    image = (canvas.shape[0] * canvas.shape[1]) ** 0.5
+    image: float = (canvas.shape[0] * canvas.shape[1]) ** 0.5
     sides = np.clip(np.nan_to_num(box[2:] - box[:2]), 1, _FAR)
-    person = float(sides[0] * sides[1]) ** 0.5
+    person: float = float(sides[0] * sides[1]) ** 0.5
     return max(1, round(min(person / 40, image / 120)))
 
 

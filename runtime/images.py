@@ -16,7 +16,7 @@ import numpy.typing as npt
 from .errors import BackendUnavailable, SourceError
 
 try:
-    import cv2
+    import cv2 as cv2  # other modules import it from here
 except ImportError as error:
     raise BackendUnavailable(
         f'OpenCV cannot be imported ({error}): pip install "yolopose[opencv]", on a Jetson apt install python3-opencv'
@@ -125,10 +125,10 @@ def _as_uint8(array: npt.NDArray[Any]) -> Image:
             f"image {what} has values below 0 or NaN (min {low:g}, max {high:g}); convert it to uint8 0..255"
         )
     if array.dtype.kind == "f":
-        if high <= 1:
-            return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-        if 2 <= high <= 255:  # between 1 and 2: a 0..1 image that overshoots, or an almost black 0..255 one
-            return np.rint(array).astype(np.uint8)
+        # a maximum between 1 and 2 is ambiguous: a 0..1 image that overshoots, or an almost black 0..255 one
+        if high <= 1 or 2 <= high <= 255:
+            rounded: Image = np.rint(array.astype(np.float32) * 255 if high <= 1 else array).astype(np.uint8)
+            return rounded
     elif array.dtype == np.uint16:
         if high > 255:
             return (array >> 8).astype(np.uint8)

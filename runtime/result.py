@@ -146,7 +146,7 @@ class PoseResult:
 
     @property
     def num_keypoints(self) -> int:
-        return self.keypoint_scores.shape[1]
+        return int(self.keypoint_scores.shape[1])
 
     def __len__(self) -> int:
         return len(self.scores)
