@@ -12,7 +12,7 @@ from pathlib import Path
 
 from yolopose.data.image_set import ImageSet
 from yolopose.runtime.backends.base import choose_backend
-from yolopose.runtime.contract import Contract, NmsInfo, read_contract
+from yolopose.runtime.contract import Contract, NmsInfo, read_contract, skeleton_from_dict
 from yolopose.runtime.skeleton import Skeleton
 
 from .settings import DEMO, BenchSettings, is_checkpoint, split_backend
@@ -110,7 +110,7 @@ def _checkpoint(name: str, path: Path, settings: BenchSettings, run: RunChild) -
     shape_hw = None if settings.imgsz is None else list(settings.imgsz)
     told = run(ReferenceTask(_weights(path), settings.threads, shape_hw, iou, nms.max_people, images=[], files={}))
     shape = (told["shape_hw"][0], told["shape_hw"][1])
-    return CheckpointSubject(name, path, Skeleton.from_dict(told["skeleton"]), shape, score, iou, nms.max_people)
+    return CheckpointSubject(name, path, skeleton_from_dict(told["skeleton"]), shape, score, iou, nms.max_people)
 
 
 def reference_subject(reference: Path, artifact: ArtifactSubject) -> CheckpointSubject:

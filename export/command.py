@@ -14,10 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.console import Console, parser, run
-from yolopose.runtime.contract import PLAN_SUFFIXES, TARGETS, InputInfo, NmsInfo, read_contract
+from yolopose.runtime.contract import (
+    PLAN_SUFFIXES,
+    TARGETS,
+    InputInfo,
+    NmsInfo,
+    read_contract,
+    skeleton_from_json,
+)
 from yolopose.runtime.errors import ArtifactError, BackendUnavailable, ContractMissing
 from yolopose.runtime.output import output_folder
-from yolopose.runtime.skeleton import skeleton_from_json
 
 from .tensorrt_options import EngineConfig, profile_from_text, usual_profile
 

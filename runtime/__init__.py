@@ -1,6 +1,6 @@
-"""The lean runtime: an exported artifact in, people out. numpy, OpenCV and one inference engine; never torch.
+"""The lean runtime: runs an exported artifact on images. Needs numpy, OpenCV and one backend; never imports torch.
 
-Importing this package loads none of the engines and not OpenCV: the names below are resolved when first asked for.
+Importing this package loads neither a backend nor OpenCV: the names below are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from .draw import draw_people
     from .estimator import PoseEstimator
     from .images import read_image
-    from .result import PoseResult
+    from .result import Person, PoseResult
     from .skeleton import Skeleton
 
-_HOMES = {
+_MODULES = {
     "Contract": ".contract",
+    "Person": ".result",
     "PoseEstimator": ".estimator",
     "PoseResult": ".result",
     "Skeleton": ".skeleton",
@@ -28,6 +29,7 @@ _HOMES = {
 }
 __all__ = [
     "Contract",
+    "Person",
     "PoseEstimator",
     "PoseResult",
     "Skeleton",
@@ -41,10 +43,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "errors":
         return import_module(".errors", __name__)
-    home = _HOMES.get(name)
-    if home is None:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home, __name__), name)
+    return getattr(import_module(module, __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The one home of what every command shares: exit codes, flags, progress, --json, errors on stderr."""
+"""What all commands share: the parser with its common flags, output, progress, exit codes, reporting of errors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO, TypeVar
+
+from yolopose import __version__
 
 from .errors import GateRefused, UsageError, YoloposeError
 from .output import atomic_write, output_folder
@@ -34,20 +36,20 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_REFUSED = 3  # built, but refused by the accuracy gate
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 T = TypeVar("T")
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse whose mistakes are raised, so that `run` reports them like every other error."""
+    """Raises UsageError where argparse would print and exit, so that `run` reports all errors alike."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
-class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but says nothing where there is none."""
+class _DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False:
@@ -56,15 +58,16 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parser(prog: str, description: str) -> ArgumentParser:
-    """A parser with --json; --help shows defaults, unknown and abbreviated flags are errors."""
-    made = ArgumentParser(prog=prog, description=description, formatter_class=_Defaults, allow_abbrev=False)
+    """A parser with --json and --version; --help shows defaults, unknown and abbreviated flags are errors."""
+    made = ArgumentParser(prog=prog, description=description, formatter_class=_DefaultsFormatter, allow_abbrev=False)
+    made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     made.add_argument("--json", action="store_true", help="one JSON document on stdout, everything else on stderr")
     return made
 
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Inside this block a ValueError means that the command line is wrong; it is raised again as UsageError."""
+    """A ValueError raised inside this block is raised again as UsageError: the block reads the command line."""
     try:
         yield
     except UsageError:
@@ -73,23 +76,50 @@ def usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
+def run(
+    main: Callable[[argparse.Namespace, Console], int | None],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse `argv`, call main(arguments, console), return the exit code.
+
+    Only the exceptions below are reported without a traceback. Any other exception, ValueError included, is a bug.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    console = Console(json="--json" in words)
+    try:
+        try:
+            return main(parser.parse_args(words), console) or EXIT_DONE
+        except SystemExit as exit:  # --help, --version
+            print(end="", flush=True)
+            return exit.code if isinstance(exit.code, int) else EXIT_DONE
+    except UsageError as error:
+        return _fail(console, parser.prog, error, EXIT_USAGE)
+    except GateRefused as error:
+        return _fail(console, parser.prog, error, EXIT_REFUSED)
+    except (YoloposeError, OSError) as error:
+        return _fail(console, parser.prog, error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _fail(console, parser.prog, KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED)
+
+
 class Console:
-    """Where a command speaks: results on stdout, everything else on stderr."""
+    """Output of a command: the result on stdout, everything else on stderr."""
 
     def __init__(self, json: bool = False) -> None:
         self.json = json
-        self._bar = ""  # the progress line that stands on the terminal now
+        self._bar = ""  # the progress bar that is on the terminal now
 
     def say(self, text: str) -> None:
-        """One line for people, on stderr."""
+        """One line on stderr."""
         if self._bar:
             self._draw("")
         print(_escaped(text, sys.stderr), file=sys.stderr, flush=True)
 
     def result(self, document: dict[str, Any], text: str) -> None:
-        """The outcome on stdout: `document` as JSON with --json, else `text`. Raises ValueError for NaN, OSError.
+        """The result on stdout: `document` as JSON with --json, else `text`. Raises ValueError for NaN, OSError.
 
-        What stdout cannot encode is escaped.
+        Characters that stdout cannot encode are escaped.
         """
         line = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) if self.json else text
         shown = _escaped(line, sys.stdout)
@@ -98,7 +128,7 @@ class Console:
         print(shown, flush=True)
 
     def progress(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Yields `items`; shows how many of `total` are done: a bar on a terminal, elsewhere a line each tenth."""
+        """Yields `items` and shows how many of `total` are done: a bar on a terminal, else a line for each tenth."""
         terminal = sys.stderr.isatty()
         start, tenths = time.monotonic(), 0
         for done, item in enumerate(items, 1):
@@ -114,16 +144,10 @@ class Console:
             print(file=sys.stderr, flush=True)
 
     def _draw(self, text: str) -> None:
-        """Replace the standing progress line."""
+        """Replace the progress bar."""
         blank = " " * max(0, len(self._bar) - len(text))
         print(f"\r{text}{blank}" + ("" if text else "\r"), end="", file=sys.stderr, flush=True)
         self._bar = text
-
-
-def _escaped(text: str, stream: TextIO | None) -> str:
-    """`text` with escapes for what the stream cannot encode: foreign letters, bytes of a file name."""
-    encoding = (stream and stream.encoding) or "utf-8"  # a closed stream is None, an encoding may be None
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _bar_text(label: str, done: int, total: int, seconds: float, width: int = 24) -> str:
@@ -132,42 +156,20 @@ def _bar_text(label: str, done: int, total: int, seconds: float, width: int = 24
     return f"{label} [{'#' * filled}{'.' * (width - filled)}] {done}/{total}, {left:.0f} s left"
 
 
-def run(
-    main: Callable[[argparse.Namespace, Console], int | None],
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None = None,
-) -> int:
-    """Parse `argv`, call main(arguments, console), return the exit code.
-
-    A ValueError says by our rules that the caller passed something wrong, here the user on the command line: EXIT_USAGE
-    wherever it comes from. Every exception that is not listed below is a bug and keeps its traceback.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    console = Console(json="--json" in words)
-    try:
-        try:
-            return main(parser.parse_args(words), console) or EXIT_DONE
-        except SystemExit as exit:  # --help, --version
-            print(end="", flush=True)
-            return exit.code if isinstance(exit.code, int) else EXIT_DONE
-    except ValueError as error:
-        return _fail(console, parser.prog, error, EXIT_USAGE)
-    except GateRefused as error:
-        return _fail(console, parser.prog, error, EXIT_REFUSED)
-    except (YoloposeError, OSError) as error:
-        return _fail(console, parser.prog, error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        return _fail(console, parser.prog, KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED)
+def _escaped(text: str, stream: TextIO | None) -> str:
+    """`text` with escapes for characters that the stream cannot encode, and for undecodable bytes of file names."""
+    encoding = (stream and stream.encoding) or "utf-8"  # a closed stream is None, and so may its encoding be
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _fail(console: Console, prog: str, error: BaseException, code: int) -> int:
-    """Report `error`, also where stdout or stderr takes nothing any more (full disk, closed pipe)."""
+    """Report `error`, also when stdout or stderr cannot be written to (full disk, closed pipe)."""
     try:
         console.say(f"{prog}: error: {error}")
     except OSError:
         _discard(sys.stderr)
     try:
-        print(end="", flush=True)  # unlike sys.stdout.flush() with a closed stdout, which is None
+        print(end="", flush=True)  # sys.stdout.flush() would fail for a closed stdout, which is None
         if console.json:
             console.result({"error": {"type": type(error).__name__, "message": str(error), "exit_code": code}}, "")
     except OSError:
@@ -176,8 +178,8 @@ def _fail(console: Console, prog: str, error: BaseException, code: int) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what the stream still holds to nowhere: Python's own flush at exit would fail on it once more."""
-    with suppress(OSError):  # a stream that is no file
+    """Redirect the stream to os.devnull: Python flushes it at exit, and that would fail once more."""
+    with suppress(OSError):  # a stream that is not a file
         descriptor = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, descriptor)

@@ -1,9 +1,8 @@
-"""The parts of a contract: frozen values, checked when built (a ValueError that starts with the field's name).
+"""The contract: the JSON document in an artifact that says what it takes, what it gives and where it comes from.
 
-What an artifact promises: the document that export embeds and that the runtime reads before any session exists.
-
-Values obey the same rules both ways: building a part with wrong ones raises ValueError, reading a document with them
-raises ContractInvalid with the path of the key. Unknown keys are ignored, a newer major version is refused.
+Each field is spelled once, as a dataclass field with its type, default and checks; reading and writing JSON are derived
+from the fields, in their order. The same checks run both ways: building a part with a wrong value raises ValueError,
+reading one raises ContractInvalid that starts with the path of the key. Unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -11,39 +10,98 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .artifact_file import LONGEST_HEADER, OnnxParts, foreign_header, read_onnx
-from .document import Section, parse
-from .errors import ArtifactError, ContractInvalid, ContractMissing, ContractTooNew, EngineMismatch
+from .artifact_file import MAX_HEADER_BYTES, OnnxParts, plan_metadata, read_onnx
+from .errors import ArtifactError, ContractInvalid, ContractMissing, ContractTooNew, DataError, EngineMismatch
 from .skeleton import Skeleton
 
-MAX_CANDIDATES = 3839  # TensorRT's TopK takes fewer than 3840
+METADATA_KEY = "yolopose"  # of the ONNX metadata entry that holds the document
+SCHEMA = "1.0"
+PLAN_SUFFIXES = (".engine", ".trt")
+
 INPUT_NAMES = ("images", "score_threshold", "iou_threshold")
 OUTPUT_NAMES = ("num_people", "boxes", "scores", "labels", "keypoints", "num_candidates", "flags")
 MAX_OPSET = 18
-MAX_SIZE = 65_536  # px, far above every image; what is larger is damage
-MAX_BATCH = 4096
+MAX_CANDIDATES = 3839  # TensorRT's TopK takes fewer than 3840
 MAX_ROUNDS = 1000
-PAD_SIDES = ("center", "bottom-right")
+MAX_SIZE = 65_536  # px, far above every image; a larger value means damage
+MAX_BATCH = 4096
 INTERPOLATION = "linear_exact"
+PAD_SIDES = ("center", "bottom-right")
 DTYPES = ("float32", "float16", "int8")
 TARGETS = ("any", "cpu", "openvino", "tensorrt")
 PLACEMENTS = ("verified", "unverified")
 VERDICTS = ("passed", "failed", "unverified")
 
+_MAX_BITS = 63  # of an integer, without its sign
+_JSON_NAMES = {
+    bool: "a boolean", dict: "an object", float: "a number", int: "a number", list: "a list", str: "a string"
+}  # fmt: skip
+T = TypeVar("T")
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: must be one of {', '.join(choices)}, got {value!r}")
+
+# Checks of a value, put beside its type with Annotated. Each raises ValueError with a message that follows the key.
 
 
-def _fraction(name: str, value: float) -> None:
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        raise ValueError(f"{name}: must lie in 0..1, got {value}")
+@dataclass(frozen=True)
+class OneOf:
+    """One of the given strings."""
+
+    choices: tuple[str, ...]
+
+    def __call__(self, value: str) -> None:
+        if value not in self.choices:
+            raise ValueError(f"must be one of {', '.join(self.choices)}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Within:
+    """A finite number in low..high."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> None:
+        if not self.low <= value <= self.high:  # NaN fails too
+            raise ValueError(f"must lie in {self.low}..{self.high}, got {value}")
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """A Range that ends at `largest` or below."""
+
+    largest: int
+    unit: str
+
+    def __call__(self, value: Range) -> None:
+        if value.max > self.largest:
+            raise ValueError(f"must be at most {self.largest} {self.unit}, got {value.max}")
+
+
+def not_negative(value: int) -> None:
+    if value < 0:
+        raise ValueError(f"must not be negative, got {value}")
+
+
+def sha256_hex(value: str) -> None:
+    if len(value) != 64 or set(value) - set("0123456789abcdef"):
+        raise ValueError(f"must be 64 hexadecimal digits (a sha256), got a string {value[:80]!r}")
+
+
+def names_a_class(value: tuple[str, ...]) -> None:
+    if not value:
+        raise ValueError("must name at least one class")
+
+
+MAY_BE_ABSENT = object()  # marks a field that is not `| None`, but whose key may be absent or null
+Sha256 = Annotated[str, sha256_hex]
+StringMap = Mapping[str, str]  # written in the order of its keys
+JsonObject = Mapping[str, Any]  # kept as it was read
 
 
 @dataclass(frozen=True)
@@ -76,105 +134,92 @@ class Range:
         return f"{self.min} to {self.max}" + (f" in steps of {self.multiple}" if self.multiple > 1 else "")
 
     def to_json(self) -> int | list[int]:
+        """A fixed size as one number, else [min, opt, max, multiple]."""
         return self.min if self.fixed else [self.min, self.opt, self.max, self.multiple]
 
 
+class Part:
+    """Base of the parts of a contract: building one runs the checks of its fields. Raises ValueError "<field>: ..."."""
+
+    def __post_init__(self) -> None:
+        for spec in _specs(type(self)):
+            value = getattr(self, spec.name)
+            for check in spec.checks if value is not None else ():
+                try:
+                    check(value)
+                except ValueError as error:
+                    raise ValueError(f"{spec.name}: {error}") from error
+
+
 @dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(Part):
     """The network: its name, its family ("yolox-pose", ...) and the names of its classes."""
 
     name: str
     family: str
-    classes: tuple[str, ...] = ("person",)
-    task: str = "pose"
-
-    def __post_init__(self) -> None:
-        _one_of("task", self.task, ("pose",))
-        if not self.classes:
-            raise ValueError("classes: must name at least one class")
+    task: Annotated[str, OneOf(("pose",))] = "pose"
+    classes: Annotated[tuple[str, ...], names_a_class] = ("person",)
 
 
 @dataclass(frozen=True)
-class InputInfo:
-    """How an image becomes input: legal sizes in pixels, letterbox. The graph turns BGR into what the network wants."""
+class InputInfo(Part):
+    """Legal input sizes in pixels and the letterbox. The graph itself converts BGR to what the network expects."""
 
-    height: Range
-    width: Range
-    batch: Range
-    pad_value: int = 114
-    pad_side: str = "center"
-    channel_order: str = "bgr"
-    interpolation: str = INTERPOLATION
-
-    def __post_init__(self) -> None:
-        limits = {"height": (MAX_SIZE, "px"), "width": (MAX_SIZE, "px"), "batch": (MAX_BATCH, "images")}
-        for name, (most, unit) in limits.items():
-            if (largest := getattr(self, name).max) > most:
-                raise ValueError(f"{name}: must be at most {most} {unit}, got {largest}")
-        if not 0 <= self.pad_value <= 255:
-            raise ValueError(f"pad_value: must lie in 0..255, got {self.pad_value}")
-        _one_of("pad_side", self.pad_side, PAD_SIDES)
-        _one_of("channel_order", self.channel_order, ("bgr",))
-        _one_of("interpolation", self.interpolation, (INTERPOLATION,))
+    height: Annotated[Range, AtMost(MAX_SIZE, "px")]
+    width: Annotated[Range, AtMost(MAX_SIZE, "px")]
+    batch: Annotated[Range, AtMost(MAX_BATCH, "images")]
+    channel_order: Annotated[str, OneOf(("bgr",))] = "bgr"
+    pad_value: Annotated[int, Within(0, 255)] = 114
+    pad_side: Annotated[str, OneOf(PAD_SIDES)] = "center"
+    interpolation: Annotated[str, OneOf((INTERPOLATION,))] = INTERPOLATION
 
 
 @dataclass(frozen=True)
-class NmsInfo:
+class NmsInfo(Part):
     """The suppression inside the graph: C candidates, R rounds, M people, and the default thresholds."""
 
-    candidates: int = 300
-    rounds: int = 12
+    candidates: Annotated[int, Within(1, MAX_CANDIDATES)] = 300
+    rounds: Annotated[int, Within(1, MAX_ROUNDS)] = 12
     max_people: int = 100
     class_aware: bool = False
-    score_threshold: float = 0.25
-    iou_threshold: float = 0.65
+    score_threshold: Annotated[float, Within(0, 1)] = 0.25
+    iou_threshold: Annotated[float, Within(0, 1)] = 0.65
 
     def __post_init__(self) -> None:
-        if not 1 <= self.candidates <= MAX_CANDIDATES:
-            raise ValueError(f"candidates: must lie in 1..{MAX_CANDIDATES}, got {self.candidates}")
+        super().__post_init__()
         if not 1 <= self.max_people <= self.candidates:
             raise ValueError(f"max_people: must lie in 1..candidates ({self.candidates}), got {self.max_people}")
-        if not 1 <= self.rounds <= MAX_ROUNDS:
-            raise ValueError(f"rounds: must lie in 1..{MAX_ROUNDS}, got {self.rounds}")
-        _fraction("score_threshold", self.score_threshold)
-        _fraction("iou_threshold", self.iou_threshold)
 
 
 @dataclass(frozen=True)
-class PrecisionInfo:
-    """Types in the graph, the engine it was made for, and the layers that stayed at higher precision."""
+class PrecisionInfo(Part):
+    """Types in the graph, the backend it was made for, and the layers that stayed at higher precision."""
 
-    weights: str = "float32"
-    activations: str = "float32"
-    target: str = "any"
+    weights: Annotated[str, OneOf(DTYPES)] = "float32"
+    activations: Annotated[str, OneOf(DTYPES)] = "float32"
+    target: Annotated[str, OneOf(TARGETS)] = "any"
     kept_higher: tuple[str, ...] = ()
-    placement: str | None = None  # of Q/DQ for TensorRT: "unverified" until a TensorRT has built the file, "verified"
-
-    def __post_init__(self) -> None:
-        if self.placement is not None:
-            _one_of("placement", self.placement, PLACEMENTS)
-        _one_of("weights", self.weights, DTYPES)
-        _one_of("activations", self.activations, DTYPES)
-        _one_of("target", self.target, TARGETS)
+    # of Q/DQ for TensorRT: "unverified" until a TensorRT has built the file, then "verified"
+    placement: Annotated[str, OneOf(PLACEMENTS)] | None = None
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """Where the artifact comes from: sha256 of the weights file and of the serialised GraphProto, versions, licence."""
+class Provenance(Part):
+    """Origin of the artifact: sha256 of the serialized GraphProto and of the weights file, versions, license."""
 
-    graph_sha256: str
-    weights_sha256: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
+    graph_sha256: Sha256
+    weights_sha256: Sha256 | None = None
+    versions: StringMap = field(default_factory=dict)
     weights_licence: str | None = None
 
 
 @dataclass(frozen=True)
-class ParityInfo:
-    """What comparing the artifact with the PyTorch reference gave. Deviations in pixels and scores, AP in 0..1."""
+class ParityInfo(Part):
+    """Result of comparing the artifact with the PyTorch reference. Deviations in pixels and scores, AP in 0..1."""
 
-    verdict: str
-    images: int
-    matched_people: int | None = None
+    verdict: Annotated[str, OneOf(VERDICTS)]
+    images: Annotated[int, not_negative]
+    matched_people: Annotated[int, not_negative] | None = None
     max_px: float | None = None
     mean_px: float | None = None
     max_score_deviation: float | None = None
@@ -183,41 +228,13 @@ class ParityInfo:
     ap_artifact: float | None = None
     ap_interval: tuple[float, float] | None = None
     worst_image: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Annotated[StringMap, MAY_BE_ABSENT] = field(default_factory=dict)
     isa: str | None = None
-
-    def __post_init__(self) -> None:
-        _one_of("verdict", self.verdict, VERDICTS)
-        for name, count in (("images", self.images), ("matched_people", self.matched_people)):
-            if count is not None and count < 0:
-                raise ValueError(f"{name}: must not be negative, got {count}")
-
-
-__all__ = [
-    "INPUT_NAMES",
-    "METADATA_KEY",
-    "OUTPUT_NAMES",
-    "PLAN_SUFFIXES",
-    "SCHEMA",
-    "Contract",
-    "InputInfo",
-    "ModelInfo",
-    "NmsInfo",
-    "ParityInfo",
-    "PrecisionInfo",
-    "Provenance",
-    "Range",
-    "read_contract",
-]
-
-METADATA_KEY = "yolopose"
-SCHEMA = "1.0"
-PLAN_SUFFIXES = (".engine", ".trt")
 
 
 @dataclass(frozen=True)
 class Contract:
-    """The whole document; `engine` belongs to TensorRT plans and is kept as it was read."""
+    """The whole document. `engine` says what built a TensorRT plan; it is kept as it was read (see Section)."""
 
     model: ModelInfo
     skeleton: Skeleton
@@ -226,67 +243,29 @@ class Contract:
     precision: PrecisionInfo
     provenance: Provenance
     parity: ParityInfo | None = None
-    engine: Mapping[str, Any] | None = None
+    engine: JsonObject | None = None
 
     @classmethod
-    def from_dict(cls, document: Any) -> Contract:
+    def from_dict(cls, document: object) -> Contract:
         """Build from JSON values. Raises ContractInvalid, or ContractTooNew for a newer major version."""
-        root = Section(document)
-        _check_schema(root)
-        model, precision, provenance = (root.section(key) for key in ("model", "precision", "provenance"))
-        return cls(
-            model=model.build(
-                ModelInfo,
-                name=model.text("name"),
-                family=model.text("family"),
-                classes=model.texts("classes"),
-                task=model.text("task"),
-            ),
-            skeleton=_skeleton(root),
-            input=_input(root.section("input")),
-            nms=_nms(root.section("nms")),
-            precision=precision.build(
-                PrecisionInfo,
-                weights=precision.text("weights"),
-                activations=precision.text("activations"),
-                target=precision.text("target"),
-                kept_higher=precision.texts("kept_higher"),
-                placement=precision.optional("placement", precision.text),
-            ),
-            provenance=Provenance(
-                graph_sha256=provenance.digest("graph_sha256"),
-                weights_sha256=provenance.optional("weights_sha256", provenance.digest),
-                versions=provenance.text_map("versions"),
-                weights_licence=provenance.optional("weights_licence", provenance.text),
-            ),
-            parity=_parity(root.section("parity")) if root.has("parity") else None,
-            engine=root.optional("engine", root.kept),
-        )
+        try:
+            _check_schema(_object(document, ""))
+            return _read_fields(cls, document, "")
+        except ValueError as error:
+            raise ContractInvalid(str(error)) from error
 
     @classmethod
     def from_json(cls, text: str) -> Contract:
-        """Read the document. Raises like from_dict; damaged JSON is ContractInvalid."""
-        return cls.from_dict(parse(text))
+        """Build from JSON text. Raises like from_dict; ContractInvalid for damaged JSON, NaN and infinities."""
+        try:
+            document = json.loads(text, parse_constant=_reject_constant)
+        except (ValueError, RecursionError) as error:
+            raise ContractInvalid(f"the contract is not JSON ({error}); export the artifact again") from error
+        return cls.from_dict(document)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values in a fixed order."""
-        given, nms, parity = self.input, self.nms, self.parity
-        return {
-            "schema": SCHEMA,
-            "model": _plain(self.model, "name", "family", "task", "classes"),
-            "skeleton": self.skeleton.to_dict(),
-            "input": {
-                "height": given.height.to_json(),
-                "width": given.width.to_json(),
-                "batch": given.batch.to_json(),
-                **_plain(given, "channel_order", "pad_value", "pad_side", "interpolation"),
-            },
-            "nms": _plain(nms, *NmsInfo.__dataclass_fields__),
-            "precision": _plain(self.precision, *PrecisionInfo.__dataclass_fields__),
-            "provenance": _plain(self.provenance, *Provenance.__dataclass_fields__),
-            "parity": _plain(parity, *ParityInfo.__dataclass_fields__) if parity else None,
-            "engine": None if self.engine is None else dict(self.engine),
-        }
+        return {"schema": SCHEMA, **_write_fields(self)}
 
     def to_json(self, indent: int | None = None) -> str:
         """The document as text: the same contract gives the same bytes. Raises ValueError for NaN."""
@@ -297,8 +276,8 @@ class Contract:
 def read_contract(path: str | Path) -> Contract:
     """The contract inside an .onnx, or beside an .engine or .trt as `<file name>.json`.
 
-    The hash of the graph is verified, and the operator set that gives its nodes their meaning.
-    Raises ArtifactError (absent, truncated, foreign or changed file), ContractMissing, ContractInvalid, ContractTooNew;
+    For .onnx the hash of the graph is verified, and the operator set, which gives the nodes their meaning.
+    Raises ArtifactError (absent, truncated, not ours or changed), ContractMissing, ContractInvalid, ContractTooNew;
     ValueError for another suffix.
     """
     path = Path(path)
@@ -321,8 +300,256 @@ def read_contract(path: str | Path) -> Contract:
     return contract
 
 
+def skeleton_from_dict(values: object, where: str = "skeleton") -> Skeleton:
+    """The skeleton in the JSON values of `Skeleton.to_dict`. Raises ValueError that starts with `where` and the key."""
+    return _read_fields(Skeleton, values, where)
+
+
+def skeleton_from_json(path: str | Path) -> Skeleton:
+    """A user's own skeleton: a JSON file with the keys of `Skeleton`. Raises DataError when it is not one."""
+    try:
+        return skeleton_from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"cannot read the skeleton {path}: {error}") from error
+    except ValueError as error:  # JSON errors are ValueErrors too
+        raise DataError(f"{path} is not a skeleton: {error}; see COCO_17.to_dict() for an example") from error
+
+
+class Section:
+    """Reads single keys of a JSON object that a contract keeps as it was read. Raises ContractInvalid with the path."""
+
+    def __init__(self, values: object, where: str) -> None:
+        self.where = where
+        self.values: JsonObject = _or_invalid(_object, values, where)
+
+    def text(self, key: str) -> str:
+        return self._read(str, key)
+
+    def digest(self, key: str) -> str:
+        """64 lower-case hexadecimal digits."""
+        value = self.text(key)
+        try:
+            sha256_hex(value)
+        except ValueError as error:
+            raise ContractInvalid(f"{_path(self.where, key)}: {error}") from error
+        return value
+
+    def boolean(self, key: str) -> bool:
+        return self._read(bool, key)
+
+    def integer(self, key: str) -> int:
+        return self._read(int, key)
+
+    def section(self, key: str) -> Section:
+        return Section(self.values.get(key), _path(self.where, key))
+
+    def optional(self, key: str, read: Callable[[str], T]) -> T | None:
+        """read(key), or None where the key is absent or null."""
+        return None if self.values.get(key) is None else read(key)
+
+    def _read(self, kind: type[T], key: str) -> T:
+        value: T = _or_invalid(_read, kind, self.values.get(key), _path(self.where, key))
+        return value
+
+
+# Reading and writing of JSON values, derived from the fields of a dataclass
+
+
+class _FieldSpec(NamedTuple):
+    name: str
+    kind: Any  # its type, without None and checks
+    checks: tuple[Callable[[Any], None], ...]
+    optional: bool  # the key may be absent or null
+
+
+def _specs(part: type) -> tuple[_FieldSpec, ...]:
+    hints = get_type_hints(part, include_extras=True)
+    return tuple(_spec(each.name, hints[each.name]) for each in fields(part))
+
+
+def _spec(name: str, hint: Any) -> _FieldSpec:
+    extras: list[Any] = []
+    optional = False
+    while True:
+        if get_origin(hint) is Annotated:
+            hint, *more = get_args(hint)
+            extras += more
+        elif get_origin(hint) in (Union, UnionType):
+            (hint,) = (each for each in get_args(hint) if each is not NoneType)
+            optional = True
+        else:
+            checks = tuple(extra for extra in extras if extra is not MAY_BE_ABSENT)
+            return _FieldSpec(name, hint, checks, optional or MAY_BE_ABSENT in extras)
+
+
+def _read_fields(part: type[T], value: object, where: str) -> T:
+    """A dataclass from a JSON object. Like all readers here it raises ValueError that starts with the path."""
+    values = _object(value, where)
+    given = {
+        spec.name: _read(spec.kind, values.get(spec.name), _path(where, spec.name))
+        for spec in _specs(part)
+        if not (spec.optional and values.get(spec.name) is None)
+    }
+    try:
+        return part(**given)
+    except ValueError as error:
+        raise ValueError(_path(where, str(error))) from error
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    if kind is Range:
+        return _read_range(value, where)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _read_fields(kind, value, where)
+    if get_origin(kind) is tuple:
+        return _read_tuple(get_args(kind), value, where)
+    if kind == StringMap:
+        return _read_string_map(value, where)
+    if kind == JsonObject:
+        return _kept_object(value, where)
+    if kind is str:
+        return _read_string(value, where)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise _wrong(where, "true or false", value)
+        return value
+    if kind is int:
+        if isinstance(value, bool) or not isinstance(value, int) or value.bit_length() > _MAX_BITS:
+            raise _wrong(where, "an integer", value)
+        return value
+    assert kind is float, kind
+    return _read_number(value, where)
+
+
+def _read_string(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(where, "a string", value)
+    if not _is_utf8(value):
+        raise _wrong(where, "a string without lone surrogates", value)
+    return value
+
+
+def _read_number(value: object, where: str) -> float:
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond the largest float
+        pass
+    raise _wrong(where, "a finite number", value)
+
+
+def _read_range(value: object, where: str) -> Range:
+    if isinstance(value, list):
+        if len(value) != 4:
+            raise ValueError(f"{where}: must be [min, opt, max, multiple], got {value}")
+        sizes = [_read(int, size, f"{where}[{index}]") for index, size in enumerate(value)]
+    else:
+        sizes = [_read(int, value, where)] * 3
+    try:
+        return Range(*sizes)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _read_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    """tuple[X, ...] of any length, or tuple[X, Y] of that length."""
+    any_length = kinds[-1] is Ellipsis
+    if not isinstance(value, list | tuple):
+        raise _wrong(where, "a list", value)
+    if not any_length and len(value) != len(kinds):
+        raise _wrong(where, f"a list of {len(kinds)} numbers", value)
+    return tuple(
+        _read(kinds[0] if any_length else kinds[index], each, f"{where}[{index}]") for index, each in enumerate(value)
+    )
+
+
+def _read_string_map(value: object, where: str) -> dict[str, str]:
+    values = _object(value, where)
+    for name in values:
+        if not isinstance(name, str) or not _is_utf8(name):
+            raise _wrong(where, "an object whose keys are strings without lone surrogates", name)
+    return {name: _read_string(each, _path(where, name)) for name, each in values.items()}
+
+
+def _kept_object(value: object, where: str) -> dict[str, Any]:
+    """An object of any JSON values that can be written again."""
+    values = _object(value, where)
+    try:
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: must hold JSON values with strings in UTF-8 ({error})") from error
+    return values
+
+
+def _write_fields(part: Any) -> dict[str, Any]:
+    return {spec.name: _write(spec.kind, getattr(part, spec.name)) for spec in _specs(type(part))}
+
+
+def _write(kind: Any, value: Any) -> Any:
+    if isinstance(value, Range):
+        return value.to_json()
+    if is_dataclass(value):
+        return _write_fields(value)
+    if isinstance(value, tuple):
+        return [_write(None, each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: value[key] for key in sorted(value)} if kind == StringMap else dict(value)
+    return value
+
+
+def _or_invalid(read: Callable[..., T], *arguments: object) -> T:
+    try:
+        return read(*arguments)
+    except ValueError as error:
+        raise ContractInvalid(str(error)) from error
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object", value)
+    return value
+
+
+def _path(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _wrong(where: str, wanted: str, value: object) -> ValueError:
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        shown = f"a number of {value.bit_length()} bits"
+    elif value is None:
+        shown = "nothing"
+    else:
+        text = repr(value) if isinstance(value, str) else str(value)
+        shown = f"{_JSON_NAMES.get(type(value), type(value).__name__)} {text[:80]}"
+    return ValueError(f"{where or 'contract'}: must be {wanted}, got {shown}")
+
+
+def _is_utf8(text: str) -> bool:
+    """False for lone surrogates: JSON can escape them, but no file can hold them."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _reject_constant(word: str) -> None:
+    raise ValueError(f"{word} is not a JSON number")
+
+
+# Steps of read_contract
+
+
+def _check_schema(document: Mapping[str, object]) -> None:
+    schema = _read_string(document.get("schema"), "schema")
+    match = re.fullmatch(r"([1-9]\d{0,8})\.\d{1,9}", schema)
+    if match is None:
+        raise ValueError(f"schema: must be a version such as {SCHEMA}, got {schema[:80]!r}")
+    if int(match[1]) > int(SCHEMA.split(".")[0]):
+        raise ContractTooNew(
+            f"schema: version {schema} is newer than {SCHEMA}, which this yolopose reads; update yolopose"
+        )
+
+
 def _check_opsets(path: Path, parts: OnnxParts) -> None:
-    """The standard operators alone, in one version that every engine takes; the hash does not cover this field."""
+    """The standard operators alone, in a version that every backend takes; the hash does not cover this field."""
     found = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in parts.opsets) or "none"
     standard = len(parts.opsets) == 1 and parts.opsets[0][0] in ("", "ai.onnx")
     if not standard or not 1 <= parts.opsets[0][1] <= MAX_OPSET:
@@ -347,9 +574,9 @@ def _sidecar_text(path: Path) -> str:
         return sidecar.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         with path.open("rb") as plan:
-            header = foreign_header(plan.read(LONGEST_HEADER))
-        if header is not None:
-            raise EngineMismatch(f"{path} {header}") from error
+            problem = plan_metadata(plan.read(MAX_HEADER_BYTES))
+        if problem is not None:
+            raise EngineMismatch(f"{path} {problem}") from error
         raise ContractMissing(
             f"{path} needs its contract beside it: {sidecar} is not there; copy both files"
         ) from error
@@ -357,89 +584,3 @@ def _sidecar_text(path: Path) -> str:
         raise ContractInvalid(f"{sidecar} is not UTF-8 text ({error}); export the artifact again") from error
     except OSError as error:
         raise ArtifactError(f"cannot read the contract {sidecar}: {error.strerror or error}") from error
-
-
-def _check_schema(root: Section) -> None:
-    schema = root.text("schema")
-    match = re.fullmatch(r"([1-9]\d{0,8})\.\d{1,9}", schema)
-    if match is None:
-        raise ContractInvalid(f"schema: must be a version such as {SCHEMA}, got {schema[:80]!r}")
-    if int(match[1]) > int(SCHEMA.split(".")[0]):
-        raise ContractTooNew(
-            f"schema: version {schema} is newer than {SCHEMA}, which this yolopose reads; update yolopose"
-        )
-
-
-def _skeleton(root: Section) -> Skeleton:
-    try:
-        return Skeleton.from_dict(root.section("skeleton").values)
-    except ValueError as error:
-        raise ContractInvalid(str(error)) from error
-
-
-def _range(section: Section, key: str) -> Range:
-    value = section.values.get(key)
-    if isinstance(value, list):
-        sizes = Section({f"{key}[{index}]": size for index, size in enumerate(value)}, section.where)
-        if len(value) != 4:
-            raise ContractInvalid(f"{section.path(key)}: must be [min, opt, max, multiple], got {value}")
-        smallest, best, largest, multiple = (sizes.integer(name) for name in sizes.values)
-    else:
-        smallest = best = largest = section.integer(key)
-        multiple = 1
-    try:
-        return Range(smallest, best, largest, multiple)
-    except ValueError as error:
-        raise ContractInvalid(f"{section.path(key)}: {error}") from error
-
-
-def _input(section: Section) -> InputInfo:
-    return section.build(
-        InputInfo,
-        height=_range(section, "height"),
-        width=_range(section, "width"),
-        batch=_range(section, "batch"),
-        pad_value=section.integer("pad_value"),
-        pad_side=section.text("pad_side"),
-        channel_order=section.text("channel_order"),
-        interpolation=section.text("interpolation"),
-    )
-
-
-def _nms(section: Section) -> NmsInfo:
-    return section.build(
-        NmsInfo,
-        candidates=section.integer("candidates"),
-        rounds=section.integer("rounds"),
-        max_people=section.integer("max_people"),
-        class_aware=section.boolean("class_aware"),
-        score_threshold=section.number("score_threshold"),
-        iou_threshold=section.number("iou_threshold"),
-    )
-
-
-def _parity(section: Section) -> ParityInfo:
-    numbers = ("max_px", "mean_px", "max_score_deviation", "mean_oks", "ap_reference", "ap_artifact")
-    interval = section.numbers("ap_interval", 2) if section.has("ap_interval") else None
-    return section.build(
-        ParityInfo,
-        verdict=section.text("verdict"),
-        images=section.integer("images"),
-        matched_people=section.optional("matched_people", section.integer),
-        ap_interval=interval,
-        worst_image=section.optional("worst_image", section.text),
-        versions=section.text_map("versions") if section.has("versions") else {},
-        isa=section.optional("isa", section.text),
-        **{name: section.optional(name, section.number) for name in numbers},
-    )
-
-
-def _plain(part: Any, *names: str) -> dict[str, Any]:
-    """Fields of a dataclass as JSON values: tuples become lists, maps are sorted by key."""
-    values = {}
-    for name in names:
-        value = getattr(part, name)
-        if isinstance(value, Mapping):
-            value = {key: value[key] for key in sorted(value)}
-        values[name] = list(value) if isinstance(value, tuple) else value
-    return values

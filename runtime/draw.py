@@ -1,42 +1,55 @@
-"""People drawn on a picture: limbs coloured by side, keypoints, boxes with scores."""
+"""Draws people on an image: limbs colored by side, keypoints, boxes with scores."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .images import Image, as_bgr_image, cv2
-from .result import PoseResult
 from .skeleton import Skeleton
 
-# Okabe and Ito's palette, told apart by colour-blind eyes too; BGR
+# Okabe and Ito's palette, which color-blind viewers can tell apart; BGR
 LEFT, RIGHT, CENTER = (0, 159, 230), (233, 180, 86), (66, 228, 240)
 BOX, EDGE, INK = (167, 121, 204), (40, 40, 40), (255, 255, 255)
 _SUBPIXEL_BITS = 4  # OpenCV takes 1/16 pixels as integers
-_FAR = 1e6  # px; keeps points far outside the picture within OpenCV's 32 bits
+_FAR = 1e6  # px; keeps points far outside the image within OpenCV's 32 bits
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+class People(Protocol):
+    """What is drawn of a PoseResult."""
+
+    @property
+    def boxes(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def scores(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def keypoints(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def keypoint_scores(self) -> npt.NDArray[np.float32]: ...
 
 
 def draw_people(
     image: npt.NDArray[Any],
-    people: PoseResult,
+    people: People,
     skeleton: Skeleton,
     keypoint_threshold: float = 0.3,
     boxes: bool = True,
 ) -> Image:
-    """A copy of `image` (H, W, 3) BGR with `people` on it; sizes follow the picture and each person.
+    """A copy of `image` (H, W, 3) BGR with `people` drawn on it; line widths follow the image and each person.
 
-    A keypoint scored below `keypoint_threshold` is not drawn, nor are its limbs. Anything may lie outside the picture.
-    Raises ValueError when the people do not have the skeleton's keypoints.
+    A keypoint with a score below `keypoint_threshold` is not drawn, nor are its limbs. Boxes and keypoints may lie
+    outside the image. Raises ValueError when the people do not have the skeleton's keypoints.
     """
-    if people.num_keypoints != skeleton.num_keypoints:
+    num_keypoints = people.keypoint_scores.shape[1]
+    if num_keypoints != skeleton.num_keypoints:
         raise ValueError(
-            f"people have {people.num_keypoints} keypoints, the skeleton {skeleton.name} has {skeleton.num_keypoints}"
+            f"people have {num_keypoints} keypoints, the skeleton {skeleton.name} has {skeleton.num_keypoints}"
         )
     canvas = as_bgr_image(image).copy()
-    order = np.argsort(people.scores, kind="stable")  # the surest person on top
+    order = np.argsort(people.scores, kind="stable")  # the person with the highest score on top
     if boxes:
         _fill_boxes(canvas, people.boxes)
         for row in order:
@@ -49,16 +62,16 @@ def draw_people(
 
 
 def side_color(name: str) -> tuple[int, int, int]:
-    """BGR of a keypoint by the side that its name begins with."""
+    """BGR of a keypoint, by the side with which its name begins."""
     return LEFT if name.startswith("left") else RIGHT if name.startswith("right") else CENTER
 
 
 def _line_width(canvas: Image, box: npt.NDArray[np.float32]) -> int:
-    """Pixels: a fortieth of the person's size, but neither hair nor beam for this picture."""
-    picture = (canvas.shape[0] * canvas.shape[1]) ** 0.5
+    """Pixels: 1/40 of the person's size, at least 1 and at most 1/120 of the image's size."""
+    image: float = (canvas.shape[0] * canvas.shape[1]) ** 0.5
     sides = np.clip(np.nan_to_num(box[2:] - box[:2]), 1, _FAR)
-    person = float(sides[0] * sides[1]) ** 0.5
-    return max(1, round(min(person / 40, picture / 120)))
+    person: float = float(sides[0] * sides[1]) ** 0.5
+    return max(1, round(min(person / 40, image / 120)))
 
 
 def _point(xy: npt.NDArray[np.float32]) -> tuple[int, int]:
@@ -70,11 +83,11 @@ def _draw_pose(
     canvas: Image, points: npt.NDArray[np.float32], shown: npt.NDArray[np.bool_], skeleton: Skeleton, width: int
 ) -> None:
     limbs = [(a, b) for a, b in skeleton.limbs if shown[a] and shown[b]]
-    for rim in (True, False):  # the dark rim of all limbs first, so that crossings stay clean
+    for edge in (True, False):  # the dark edges of all limbs first, so that limbs which cross stay visible
         for a, b in limbs:
             ends = {side_color(skeleton.names[a]), side_color(skeleton.names[b])}
-            color = EDGE if rim else ends.pop() if len(ends) == 1 else CENTER
-            thickness = width + max(2, width // 2) if rim else width
+            color = EDGE if edge else ends.pop() if len(ends) == 1 else CENTER
+            thickness = width + max(2, width // 2) if edge else width
             cv2.line(canvas, _point(points[a]), _point(points[b]), color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
     for index in np.flatnonzero(shown):
         center = _point(points[index])
@@ -101,7 +114,7 @@ def _draw_box(canvas: Image, box: npt.NDArray[np.float32], text: str) -> None:
     scale = max(0.35, (canvas.shape[0] * canvas.shape[1]) ** 0.5 / 1600)
     thickness = max(1, round(scale * 1.5))
     (text_width, text_height), base = cv2.getTextSize(text, _FONT, scale, thickness)
-    # above the box, but inside the picture
+    # the text goes above the box, but inside the image
     left = int(np.clip(box[0], 0, max(0, canvas.shape[1] - text_width - 4)))
     bottom = int(np.clip(box[1], text_height + base + 2, canvas.shape[0]))
     cv2.rectangle(canvas, (left, bottom - text_height - base - 2), (left + text_width + 4, bottom), BOX, cv2.FILLED)

@@ -1,19 +1,21 @@
-"""What the world did wrong; what a caller passed wrong is a ValueError.
+"""The exceptions of yolopose. A wrong argument raises ValueError; a problem outside the program raises one of these.
+
+UsageError                   a ValueError: the command line is wrong (exit code 2)
 
 YoloposeError
 ├── CheckpointError          a weights file that cannot be read
 │   ├── UnsafeCheckpoint     its pickle would run code; nothing was run
-│   └── UnknownCheckpoint    none of the formats we read
-├── ArtifactError            truncated, not ONNX, changed after export, unlike its contract
-│   ├── ContractMissing      no contract inside (or beside) the file
+│   └── UnknownCheckpoint    none of the supported formats
+├── ArtifactError            truncated, not ONNX, changed after export, different from its contract
+│   ├── ContractMissing      no contract in the file, or beside it
 │   ├── ContractInvalid      a damaged contract; the message names the key
 │   ├── ContractTooNew       a contract of a newer major version
-│   └── EngineMismatch       made for another target, engine or GPU
-├── BackendError             the engine failed while it worked
-│   └── BackendUnavailable   not installed, or what was asked for is not active
+│   └── EngineMismatch       made for another target, backend or GPU
+├── BackendError             the backend failed while it ran
+│   └── BackendUnavailable   not installed, or the requested device is not available
 ├── SourceError              an image, folder or stream that cannot be read
 ├── OutputError              a file that cannot be written
-├── DataError                labels or a data set damaged, or unlike the skeleton
+├── DataError                labels or a data set that are damaged or do not match the skeleton
 └── GateRefused              built, but refused by the accuracy gate
 """
 
@@ -25,7 +27,7 @@ class UsageError(ValueError):
 
 
 class YoloposeError(Exception):
-    """Base of everything here; the message says what happened, to which file or value, and what to do."""
+    """Base of the others; the message says what happened, to which file or value, and what to do."""
 
 
 class CheckpointError(YoloposeError):
@@ -33,15 +35,15 @@ class CheckpointError(YoloposeError):
 
 
 class UnsafeCheckpoint(CheckpointError):
-    """Loading the pickle would call something that is not allowed; the message names it, nothing was run."""
+    """Loading the pickle would call something that is not allowed; the message names it. Nothing was run."""
 
 
 class UnknownCheckpoint(CheckpointError):
-    """The content is none of the checkpoint formats we read."""
+    """The content is in none of the supported checkpoint formats."""
 
 
 class ArtifactError(YoloposeError):
-    """The artifact is absent, truncated, not ONNX, changed after export, or unlike what its contract promises."""
+    """The artifact is absent, truncated, not ONNX, changed after export, or different from its contract."""
 
 
 class ContractMissing(ArtifactError):
@@ -53,19 +55,19 @@ class ContractInvalid(ArtifactError):
 
 
 class ContractTooNew(ArtifactError):
-    """The contract has a newer major version than this runtime knows."""
+    """The contract has a newer major version than this yolopose reads."""
 
 
 class EngineMismatch(ArtifactError):
-    """The artifact was made for another target, engine version or GPU."""
+    """The artifact was made for another target, backend version or GPU."""
 
 
 class BackendError(YoloposeError):
-    """The inference engine failed while it worked."""
+    """The backend failed while it ran."""
 
 
 class BackendUnavailable(BackendError):
-    """The engine (or OpenCV) is not installed, or the provider asked for did not become active."""
+    """The backend (or OpenCV, pandas, ...) is not installed, or the requested provider is not active."""
 
 
 class SourceError(YoloposeError):
@@ -73,11 +75,11 @@ class SourceError(YoloposeError):
 
 
 class OutputError(YoloposeError):
-    """A file cannot be written: disk full, no permission, not a folder. No half file is left."""
+    """A file cannot be written: disk full, no permission, not a folder. No partial file is left."""
 
 
 class DataError(YoloposeError):
-    """Labels or a data set are damaged, or do not fit the skeleton."""
+    """Labels or a data set are damaged, or do not match the skeleton."""
 
 
 class GateRefused(YoloposeError):

@@ -1,8 +1,7 @@
-"""The one place that imports OpenCV, so that its absence has one clear message.
+"""Images from files and arrays, as (H, W, 3) uint8 BGR.
 
-The base install does not name OpenCV: a Jetson brings its own cv2 from apt, which pip's would shadow.
-
-Pictures from files.
+The only module that imports OpenCV (others take `cv2` from here), so that its absence has one clear message. The base
+install does not require OpenCV: a Jetson brings its own cv2 from apt, which pip's would shadow.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from .errors import BackendUnavailable, SourceError
 
 try:
-    import cv2
+    import cv2 as cv2  # other modules import it from here
 except ImportError as error:
     raise BackendUnavailable(
         f'OpenCV cannot be imported ({error}): pip install "yolopose[opencv]", on a Jetson apt install python3-opencv'
@@ -33,8 +32,8 @@ _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 def read_image(path: str | Path) -> Image:
     """(H, W, 3) uint8 BGR, upright as its EXIF data says. Raises SourceError for an absent, empty or damaged file.
 
-    A truncated JPEG or PNG is noticed. A JPEG whose bytes are damaged in mid-scan is not: OpenCV fills what it cannot
-    decode, and libjpeg's warnings, the only trace of it, do not reach us.
+    Truncated JPEG and PNG files are detected. A JPEG with damaged bytes inside a scan is not: OpenCV fills what it
+    cannot decode, and libjpeg reports it only by warnings that OpenCV does not pass on.
     """
     try:
         data = Path(path).read_bytes()
@@ -42,8 +41,8 @@ def read_image(path: str | Path) -> Image:
         raise SourceError(f"cannot read the image {path}: {error.strerror or error}") from error
     if not data:
         raise SourceError(f"the image {path} is empty (0 bytes)")
-    if _is_cut(data):
-        raise SourceError(f"the image {path} is truncated ({len(data)} bytes are there)")
+    if _is_truncated(data):
+        raise SourceError(f"the image {path} is truncated ({len(data)} bytes)")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -51,19 +50,6 @@ def read_image(path: str | Path) -> Image:
     if image is None or image.size == 0:
         raise SourceError(f"the image {path} is damaged or of an unknown format")
     return np.asarray(image, dtype=np.uint8)
-
-
-def readable(name: str | Path) -> str:
-    """A file name as text that can be printed and written; bytes of it that are not UTF-8 become U+FFFD."""
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
-def _is_cut(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end, which some versions of OpenCV fill with gray and do not report."""
-    if data.startswith(_JPEG_START):
-        # no end marker after the last scan began; inside a scan FF is always followed by 00 or a restart marker
-        return data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
-    return data.startswith(_PNG_START) and _PNG_END not in data[-64:]
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -82,10 +68,10 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def evenly(count: int, limit: int | None) -> list[int]:
-    """Rising indices of at most `limit` of `count` items, evenly spread from the first on; the same ones each time.
+    """Ascending indices of at most `limit` of `count` items, evenly spaced from the first on; None or 0 means all.
 
-    Index i of them is floor(i * count / limit): each stands at the start of its share, so that the last item is left
-    out as soon as any is. None or 0: all. Raises ValueError for a negative limit.
+    Index i is floor(i * count / limit), so the last item is left out as soon as any is. Raises ValueError for a
+    negative limit.
     """
     if limit is not None and limit < 0:
         raise ValueError(f"limit must not be negative, got {limit}; 0 or None takes all")
@@ -94,13 +80,18 @@ def evenly(count: int, limit: int | None) -> list[int]:
     return [i * count // limit for i in range(limit)]
 
 
+def readable(name: str | Path) -> str:
+    """A file name as text that can be printed and written: bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 def as_bgr_image(array: Any, color: str = "bgr") -> Image:
-    """`array` as contiguous (H, W, 3) uint8 BGR; the very array when it is one already.
+    """`array` as contiguous (H, W, 3) uint8 BGR; the same array when it is one already.
 
     Channels: (H, W) and (H, W, 1) are gray, (H, W, 3) and (H, W, 4) in the order of `color`; alpha is dropped.
-    Values: uint8 as they are; uint16 with any value above 255 is 16 bits deep (>> 8); other integers when all lie in
-    0..255; floats 0..1 (times 255) or 0..255, told apart by their maximum, both rounded.
-    Raises ValueError for everything else: what is not clear is not guessed.
+    Values: uint8 as they are; uint16 with any value above 255 is 16 bits deep (>> 8); other integers if all lie in
+    0..255; floats in 0..1 (times 255) or 0..255, distinguished by their maximum, both rounded.
+    Raises ValueError for everything else; ambiguous values are not guessed.
     """
     if color not in ("bgr", "rgb"):
         raise ValueError(f"color must be 'bgr' or 'rgb', got {color!r}")
@@ -109,7 +100,7 @@ def as_bgr_image(array: Any, color: str = "bgr") -> Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ValueError(
             f"an image is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape} {array.dtype}; "
-            "pass several images as a list and move channels last"
+            "pass several images as a list, and move channels last"
         )
     if array.size == 0:
         raise ValueError(f"the image is empty: {array.shape} {array.dtype}")
@@ -124,19 +115,20 @@ def as_bgr_image(array: Any, color: str = "bgr") -> Image:
 
 
 def _as_uint8(array: npt.NDArray[Any]) -> Image:
+    """Values converted as as_bgr_image() says."""
     what = f"{array.shape} {array.dtype}"
     if array.dtype.kind not in "uif":
-        raise ValueError(f"cannot tell what the values of an image of type {what} mean; convert it to uint8 0..255")
+        raise ValueError(f"the values of an image of type {what} are undefined; convert it to uint8 0..255")
     low, high = float(array.min()), float(array.max())  # NaN anywhere makes both NaN
     if not (low >= 0 and np.isfinite(high)):
         raise ValueError(
             f"image {what} has values below 0 or NaN (min {low:g}, max {high:g}); convert it to uint8 0..255"
         )
     if array.dtype.kind == "f":
-        if high <= 1:
-            return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-        if 2 <= high <= 255:  # between 1 and 2: a 0..1 image that overshoots, or an almost black 0..255 one
-            return np.rint(array).astype(np.uint8)
+        # a maximum between 1 and 2 is ambiguous: a 0..1 image that overshoots, or an almost black 0..255 one
+        if high <= 1 or 2 <= high <= 255:
+            rounded: Image = np.rint(array.astype(np.float32) * 255 if high <= 1 else array).astype(np.uint8)
+            return rounded
     elif array.dtype == np.uint16:
         if high > 255:
             return (array >> 8).astype(np.uint8)
@@ -147,3 +139,11 @@ def _as_uint8(array: npt.NDArray[Any]) -> Image:
     raise ValueError(
         f"image {what} with values {low:g}..{high:g} is not clearly 0..1, 0..255 or 16-bit; convert it to uint8 0..255"
     )
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end, which some versions of OpenCV fill with gray and do not report."""
+    if data.startswith(_JPEG_START):
+        # no end marker after the start of the last scan; inside a scan FF is followed by 00 or a restart marker
+        return data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
+    return data.startswith(_PNG_START) and _PNG_END not in data[-64:]

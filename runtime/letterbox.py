@@ -1,4 +1,4 @@
-"""Any image into the network's frame, and coordinates back out: one letterbox for training, parity and application."""
+"""The letterbox: images into the network's frame and coordinates back. Training, parity and applications share it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .images import Image, cv2
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies in its letterbox: x' = x * scale_x + left, y' = y * scale_y + top.
+    """Position of an image in its letterbox: x' = x * scale_x + left, y' = y * scale_y + top.
 
-    The two factors are those by which the pixels were really resized: they differ by the rounding of the size.
-    Coordinates are continuous: pixel i covers i..i+1. Arrays in and out are float32.
+    scale_x and scale_y are the factors of the actual resize; they differ by the rounding of the size. Coordinates are
+    continuous: pixel i covers i..i+1. Arrays are converted to float32.
     """
 
     scale_x: float
@@ -49,7 +49,7 @@ class Placement:
 def place(image_hw: tuple[int, int], shape_hw: tuple[int, int], pad_side: str) -> tuple[Placement, tuple[int, int]]:
     """Placement of an image of `image_hw` in a frame of `shape_hw`, and the (height, width) it is resized to.
 
-    One factor is wanted for x and y, enlarging allowed; the size is rounded and at least one pixel.
+    The same factor is used for x and y and may enlarge; the resulting size is rounded, and at least one pixel.
     """
     if pad_side not in PAD_SIDES:
         raise ValueError(f"pad_side must be one of {', '.join(PAD_SIDES)}, got {pad_side!r}")

@@ -1,4 +1,4 @@
-"""The machine a number was measured on: processor, instruction sets, cores, memory, load and versions of what ran."""
+"""Describes the machine of a measurement: processor, instruction sets, cores, memory, load, installed versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-# What decides the speed of float32, float16, bfloat16 and int8 kernels on x86 and Arm; order as in the report.
+# Those that decide the speed of float32, float16, bfloat16 and int8 kernels on x86 and Arm, in the order of reports.
 _ISA = (
     "sse4_2", "avx", "fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
     "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
@@ -24,12 +24,14 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 @dataclass(frozen=True)
 class Machine:
+    """What machine_now() finds; None for what the system does not report."""
+
     cpu: str
     isa: tuple[str, ...]  # instruction sets of _ISA that the processor reports
     logical_cores: int
     usable_cores: float  # after affinity and the container's quota; may be a fraction
     memory_mib: int | None
-    governor: str | None  # frequency governor of the first core, where the system tells
+    governor: str | None  # frequency governor of the first core, where the system reports it
     load_average: tuple[float, float, float] | None  # 1, 5 and 15 minutes, before the first measurement
     system: str
     python: str
@@ -38,6 +40,7 @@ class Machine:
 
 
 def machine_now() -> Machine:
+    """The machine in its present state; imports none of the packages whose versions it reads."""
     cpuinfo = _text("/proc/cpuinfo")
     return Machine(
         cpu=_cpu_name(cpuinfo),
@@ -55,13 +58,13 @@ def machine_now() -> Machine:
 
 
 def isa_flags(cpuinfo: str) -> tuple[str, ...]:
-    """Known instruction sets in a ``/proc/cpuinfo`` text ("flags" on x86, "Features" on Arm)."""
+    """Known instruction sets in the content of /proc/cpuinfo ("flags" on x86, "Features" on Arm)."""
     words = set(_field(cpuinfo, "flags", "Features").split())
     return tuple(name for name in _ISA if name in words)
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions from package metadata: nothing is imported to ask."""
+    """Versions from the metadata of installed packages, which are not imported."""
     versions = {}
     for name in _DISTRIBUTIONS:
         try:
@@ -72,7 +75,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def usable_cores() -> float:
-    """Cores this process may use: the smaller of its affinity mask and the container's CPU quota (cgroup 2)."""
+    """Cores that this process may use: the minimum of its affinity mask and the container's CPU quota (cgroup 2)."""
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     quota = _text("/sys/fs/cgroup/cpu.max").split()  # "200000 100000" or "max 100000"
     if len(quota) == 2 and quota[0] != "max":
@@ -81,15 +84,15 @@ def usable_cores() -> float:
 
 
 def resident_mib() -> float | None:
-    """Memory of this process now (VmRSS), MiB; None where the system does not tell."""
+    """Memory of this process now (VmRSS), MiB; None where the system does not report it."""
     return _status_mib("VmRSS")
 
 
 def peak_resident_mib() -> float | None:
-    """Most memory this process ever held, MiB.
+    """Peak memory of this process, MiB; None where the system does not report it.
 
-    Linux' VmHWM starts afresh with each program; ``ru_maxrss`` does not (a child inherits its parent's peak through
-    fork), so it serves only where there is no /proc.
+    Linux resets VmHWM for each program, but not ru_maxrss: a child inherits its parent's peak through fork. So
+    ru_maxrss is used only where there is no /proc.
     """
     peak = _status_mib("VmHWM")
     if peak is not None:
@@ -119,7 +122,7 @@ def _cpu_name(cpuinfo: str) -> str:
 
 
 def _field(text: str, *names: str) -> str:
-    """Value of the first line ``name : value`` whose name is among ``names``; empty when there is none."""
+    """Value of the first line `name : value` whose name is among `names`; empty when there is none."""
     for line in text.splitlines():
         name, colon, value = line.partition(":")
         if colon and name.strip() in names:
@@ -128,7 +131,7 @@ def _field(text: str, *names: str) -> str:
 
 
 def _text(path: str) -> str:
-    """Text of a file of the kernel's; empty where the system has no such file."""
+    """Content of a kernel file; empty where the system has no such file."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:

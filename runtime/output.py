@@ -1,4 +1,4 @@
-"""Writing files that are either whole or absent."""
+"""Writes output files atomically: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import OutputError
 
 
 def output_folder(path: str | Path) -> Path:
-    """Make the folder (and its parents) where it is absent. Raises OutputError."""
+    """Make the folder and its parents unless they exist. Raises OutputError."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -21,9 +21,9 @@ def output_folder(path: str | Path) -> Path:
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> Path:
-    """Write `content` (text as UTF-8) beside `path` under a temporary name, flush it to disk, rename it.
+    """Write `content` (strings as UTF-8) to a temporary file in the same folder, flush it to disk, rename it to `path`.
 
-    A reader sees the old file or the new one, never half of it. Raises OutputError, and leaves no temporary file.
+    A reader sees the old file or the new one, never a part of it. Raises OutputError and leaves no temporary file.
     """
     target = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content

@@ -1,7 +1,7 @@
 """yolopose: multi-person pose estimation from a PyTorch checkpoint to an application on the edge.
 
-Importing this package (or ``yolopose.runtime`` through it) loads neither torch nor onnx: the names below are resolved
-when they are first asked for.
+Importing this package loads neither numpy nor torch: the names below are imported when they are first used. The names
+of the runtime never need torch.
 """
 
 from __future__ import annotations
@@ -10,30 +10,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yolopose.runtime import Person, PoseEstimator, PoseResult, Skeleton
+
     from .checkpoints import load, save
     from .model.config import NetConfig
     from .model.pose_net import PoseNet, Predictions
     from .model.sizes import SIZES, build
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place that names the version: pyproject.toml and `--version` read it
 
-_HOMES = {
+_MODULES = {
+    "NetConfig": ".model.config",
+    "Person": ".runtime",
+    "PoseEstimator": ".runtime",
+    "PoseNet": ".model.pose_net",
+    "PoseResult": ".runtime",
+    "Predictions": ".model.pose_net",
+    "SIZES": ".model.sizes",
+    "Skeleton": ".runtime",
+    "build": ".model.sizes",
     "load": ".checkpoints",
     "save": ".checkpoints",
-    "PoseNet": ".model.pose_net",
-    "Predictions": ".model.pose_net",
-    "NetConfig": ".model.net_config",
-    "SIZES": ".model.sizes",
-    "build": ".model.sizes",
 }
-__all__ = ["SIZES", "NetConfig", "PoseNet", "Predictions", "__version__", "build", "load", "save"]
+__all__ = [
+    "SIZES",
+    "NetConfig",
+    "Person",
+    "PoseEstimator",
+    "PoseNet",
+    "PoseResult",
+    "Predictions",
+    "Skeleton",
+    "__version__",
+    "build",
+    "load",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home, __name__), name)
+    return getattr(import_module(module, __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..contract import Contract, Range
-from ..document import Section
+from ..contract import Contract, Range, Section
 from ..errors import ArtifactError, BackendError
 from .base import INPUT_NAMES, OUTPUT_NAMES, Floats, RawPeople, check_inputs, check_outputs, check_target
 from .cuda import Bytes, Cuda, open_cuda

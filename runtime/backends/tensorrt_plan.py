@@ -13,9 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..artifact_file import foreign_header
-from ..contract import Contract
-from ..document import Section
+from ..artifact_file import plan_metadata
+from ..contract import Contract, Section
 from ..errors import ArtifactError, BackendError, BackendUnavailable, ContractInvalid, EngineMismatch
 from .cuda import Gpu
 
@@ -43,8 +42,8 @@ def read_plan(path: Path, engine: Section, with_weights: bool = True) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"cannot read the plan {path}: {error.strerror or error}") from error
-    if (header := foreign_header(content)) is not None:
-        raise EngineMismatch(f"{path} {header}")
+    if (problem := plan_metadata(content)) is not None:
+        raise EngineMismatch(f"{path} {problem}")
     size, sha256 = engine.integer("plan_bytes"), engine.digest("plan_sha256")
     if len(content) < size:
         raise ArtifactError(f"{path} is truncated: {len(content)} of {size} bytes; copy it again")

@@ -1,7 +1,7 @@
 """A tiny artifact that keeps the contract: it finds bright dots, so that tests know where its "people" must be.
 
-For each colour channel of an image the pixels above 200 make one person: score = (brightest - 200) / 55, keypoint k at
-the centre of brightness + k px in x, box = centre +- 4 px, label = channel (0 blue, 1 green, 2 red). Padding is dark.
+For each color channel of an image the pixels above 200 make one person: score = (brightest - 200) / 55, keypoint k at
+the center of brightness + k px in x, box = center +- 4 px, label = channel (0 blue, 1 green, 2 red). Padding is dark.
 num_candidates counts bright values; flags is 4 when the IoU threshold is above 0.9, to show that it arrives.
 """
 

@@ -1,9 +1,10 @@
-"""yolopose-run on the dot artifact: a table of arguments and outcomes, and what lies in the folder afterwards."""
+"""yolopose-run on the dot artifact: a table of arguments and outcomes, and the files it writes."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+import yolopose
 from yolopose.runtime.command import main
 from yolopose.runtime.images import read_image
 
@@ -37,6 +39,9 @@ def test_folder(artifact: Path, photos: Path, tmp_path: Path, capsys: pytest.Cap
         ("a.jpg", 1),
         ("b.png", 2),
         ("c.bmp", 0),
+    ]
+    assert list(document["images"][0]) == [
+        *("file", "height", "width", "latency_ms", "people", "num_candidates", "flags", "notes")
     ]
     assert document["failed"] == []
     assert document["images"][1]["people"][0]["keypoints"][0][:2] == pytest.approx([100, 90], abs=2)
@@ -63,7 +68,7 @@ def test_single_image_as_json_without_output(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_corrupt_images_are_named_and_the_others_are_done(
+def test_damaged_images_are_named_and_the_others_are_done(
     artifact: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (photos / "aa.jpg").write_bytes((photos / "a.jpg").read_bytes()[:400])
@@ -82,15 +87,13 @@ def test_corrupt_images_are_named_and_the_others_are_done(
     assert "2 images could not be read: aa.jpg, zero.png" in capsys.readouterr().out
 
 
-def test_picture_without_a_known_suffix(artifact: Path, photos: Path, tmp_path: Path) -> None:
+def test_image_without_a_known_suffix(artifact: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "b.png").rename(photos / "upload")
     assert main([str(artifact), "--source", str(photos / "upload"), "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "upload.jpg").is_file()
 
 
-def test_folder_and_picture_with_a_number_for_a_name(
-    artifact: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_and_image_named_by_a_number(artifact: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos.parent)
     photos.rename("2024")
     assert main([str(artifact), "--source", "2024", "--output", "out"]) == 0
@@ -134,7 +137,7 @@ def tree(folder: Path) -> dict[Path, bytes]:
         ("photos/a.jpg", "links"),  # where a link of that name leads back to the source
     ],
 )
-def test_no_original_is_ever_overwritten(
+def test_rejects_output_over_an_image_of_the_source(
     source: str,
     output: str,
     artifact: Path,
@@ -152,7 +155,7 @@ def test_no_original_is_ever_overwritten(
     Path("links/a.jpg").symlink_to("../photos/a.jpg")
     before = tree(photos.parent)
     assert main([str(artifact), "--source", source, "--output", output]) == 2
-    assert "pictures would be overwritten" in capsys.readouterr().err
+    assert "images would be overwritten" in capsys.readouterr().err
     assert tree(photos.parent) == before
     assert Path("links/a.jpg").is_symlink()
 
@@ -160,14 +163,14 @@ def test_no_original_is_ever_overwritten(
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
-        ({"--source": "video.mp4"}, 2, "arrive with a later release"),
-        ({"--source": "0"}, 2, "arrive with a later release"),
-        ({"--source": "rtsp://camera/1"}, 2, "arrive with a later release"),
+        ({"--source": "video.mp4"}, 2, "are not supported yet"),
+        ({"--source": "0"}, 2, "are not supported yet"),
+        ({"--source": "rtsp://camera/1"}, 2, "are not supported yet"),
         ({"--source": ""}, 2, "--source is empty"),
         ({"--source": "absent"}, 1, "no such file or folder"),
         ({"--source": "empty"}, 1, "no images in"),
         ({"--source": None}, 2, "--source"),
-        ({"--output": "photos"}, 2, "pictures would be overwritten"),
+        ({"--output": "photos"}, 2, "images would be overwritten"),
         ({"--output": "photos/a.jpg/out"}, 1, "cannot make the folder"),
         ({"--score": "nan"}, 2, "score_threshold must be a number in 0..1"),
         ({"--score": "many"}, 2, "--score"),
@@ -230,6 +233,36 @@ def test_help(capsys: pytest.CaptureFixture) -> None:
     assert "(default: 0.3)" in text
 
 
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"yolopose-run {yolopose.__version__}\n", "")
+
+
+def test_bug_keeps_its_traceback(artifact: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ValueError while images are processed is not a usage error."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("yolopose.runtime.letterbox.place", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        main([str(artifact), "--source", str(photos)])
+
+
+def test_demo_on_one_image_without_torch(photos: Path, tmp_path: Path) -> None:
+    """Few lines in all: the result, and where the files are."""
+    arguments = ["demo", "--source", str(photos / "a.jpg"), "--output", "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert re.fullmatch(r"0 people in 1 image, median [\d.]+ ms an image \(onnxruntime [\w.+]+ on cpu\)", first)
+    assert second == "annotated images and people.json are in out"
+    assert done.stderr == ""
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "people.json"]
+
+
 BLOCKED = """
 import sys
 class Block:
@@ -237,6 +270,7 @@ class Block:
         if name.split(".")[0] in {"torch", "onnx", "torchvision", "onnxscript", "onnxsim"}:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Block())
+import yolopose
 from yolopose.runtime.command import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -1,3 +1,5 @@
+"""Exit codes and messages of errors, flags of all commands, results and progress on awkward streams."""
+
 from __future__ import annotations
 
 import argparse
@@ -10,9 +12,10 @@ from collections.abc import Callable
 
 import pytest
 
+import yolopose
 from yolopose.runtime import console
-from yolopose.runtime.console import Console, parser, run
-from yolopose.runtime.errors import ArtifactError, GateRefused, OutputError
+from yolopose.runtime.console import Console, parser, run, usage_errors
+from yolopose.runtime.errors import ArtifactError, GateRefused, OutputError, UsageError
 
 
 def made_parser() -> argparse.ArgumentParser:
@@ -32,7 +35,7 @@ def raising(error: BaseException) -> Callable[[argparse.Namespace, Console], int
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ValueError("--count must be positive"), 2),
+        (UsageError("--count must be positive"), 2),
         (ArtifactError("model.onnx is truncated"), 1),
         (OutputError("cannot write x: No space left on device"), 1),
         (OSError(28, "No space left on device"), 1),
@@ -75,12 +78,27 @@ def test_help_shows_defaults_where_there_are_some(capsys: pytest.CaptureFixture)
     assert "default: False" not in text
 
 
-def test_a_bug_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run(raising(ZeroDivisionError()), made_parser(), [])
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ValueError("a value that no user gave")])
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run(raising(error), made_parser(), [])
 
 
-def test_result_goes_to_stdout_and_words_to_stderr(capsys: pytest.CaptureFixture) -> None:
+def test_value_error_while_reading_the_command_line_is_a_usage_error(capsys: pytest.CaptureFixture) -> None:
+    def main(_: argparse.Namespace, __: Console) -> int:
+        with usage_errors():
+            raise ValueError("--count must be positive")
+
+    assert run(main, made_parser(), []) == 2
+    assert capsys.readouterr().err == "yolopose-test: error: --count must be positive\n"
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert run(raising(AssertionError("must not run")), made_parser(), ["--version"]) == 0
+    assert capsys.readouterr() == (f"yolopose-test {yolopose.__version__}\n", "")
+
+
+def test_result_goes_to_stdout_and_messages_to_stderr(capsys: pytest.CaptureFixture) -> None:
     for as_json in (False, True):
         speaker = Console(json=as_json)
         speaker.say("working")
@@ -129,10 +147,10 @@ needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev
 @needs_full
 @pytest.mark.parametrize("flags", [(), ("--json",), ("--json", "--fail"), ("--help",), ("--unknown", "--json")])
 @pytest.mark.parametrize("shell", ["{} > /dev/full", "{} | true", "{} > /dev/full 2> /dev/full"])
-def test_a_stream_that_takes_nothing_ends_cleanly(shell: str, flags: tuple[str, ...]) -> None:
+def test_ends_cleanly_when_a_stream_cannot_be_written(shell: str, flags: tuple[str, ...]) -> None:
     done = program(shell, *flags)
     if flags == ("--help",) and shell == "{} | true":
-        assert done.returncode in (0, 1)  # the pipe may take it before its reader goes
+        assert done.returncode in (0, 1)  # the pipe may accept it before its reader exits
     else:
         assert done.returncode == (2 if "--unknown" in flags else 1)
     assert "Traceback" not in done.stderr
@@ -148,7 +166,7 @@ def test_closed_stdout() -> None:
     assert (done.returncode, done.stderr) == (1, "program: error: größe\n")
 
 
-def test_a_message_that_cannot_be_encoded_is_still_reported(capsys: pytest.CaptureFixture) -> None:
+def test_a_message_that_cannot_be_encoded_is_escaped(capsys: pytest.CaptureFixture) -> None:
     assert run(raising(ArtifactError("no \udcff.onnx")), made_parser(), ["--json"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["message"] == "no \udcff.onnx"
@@ -156,7 +174,7 @@ def test_a_message_that_cannot_be_encoded_is_still_reported(capsys: pytest.Captu
 
 
 @needs_full
-def test_only_stderr_takes_nothing() -> None:
+def test_writes_the_document_when_stderr_cannot_be_written() -> None:
     done = program("{} 2> /dev/full", "--json", "--fail")
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["message"] == "größe"
@@ -192,13 +210,13 @@ def test_progress_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     speaker = Console()
     for number in speaker.progress(range(4), 4, "images"):
         if number == 2:
-            speaker.say("a word in between")
+            speaker.say("a message in between")
     text = terminal.getvalue()
     assert text.count("\r") >= 4
     assert "images [######..................] 1/4" in text
-    assert "\ra word in between\n" in text  # on a line of its own
+    assert "\ra message in between\n" in text  # on a line of its own
     assert text.endswith("[########################] 4/4, 0 s left\n")
 
 
-def test_files_are_written_from_here_too() -> None:
+def test_exports_the_functions_that_write_files() -> None:
     assert {"atomic_write", "output_folder", "EXIT_REFUSED"} <= set(console.__all__)

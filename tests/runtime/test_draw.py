@@ -29,14 +29,14 @@ def points(count: int = 17, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(40, 200, (count, 2))
 
 
-def test_nobody_changes_nothing() -> None:
+def test_no_people_leave_the_image_unchanged() -> None:
     image = canvas()
     drawn = draw_people(image, PoseResult.empty(17), COCO_17)
     assert np.array_equal(drawn, image)
     assert not np.shares_memory(drawn, image)
 
 
-def test_image_is_left_alone_and_keypoints_are_marked() -> None:
+def test_marks_keypoints_on_a_copy() -> None:
     image = canvas()
     where = points()
     drawn = draw_people(image, person(where), COCO_17)
@@ -46,7 +46,7 @@ def test_image_is_left_alone_and_keypoints_are_marked() -> None:
 
 
 @pytest.mark.parametrize(("name", "color"), [("left_knee", LEFT), ("right_knee", RIGHT), ("nose", CENTER)])
-def test_side_has_its_color(name: str, color: tuple[int, int, int]) -> None:
+def test_color_depends_on_the_side(name: str, color: tuple[int, int, int]) -> None:
     one = Skeleton("one", (name,), (), (), (0.1,))
     drawn = draw_people(canvas(), person([[100, 80]], box=[60, 40, 140, 120]), one, boxes=False)
     assert tuple(drawn[80, 100]) == color
@@ -66,7 +66,7 @@ def test_keypoints_below_the_threshold_and_their_limbs_are_not_drawn() -> None:
     assert np.array_equal(shown, both)
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_line_width_grows_with_the_image() -> None:
     line = Skeleton("line", ("a", "b"), (), ((0, 1),), (0.1, 0.1))
 
     def thickness(size: int) -> int:
@@ -92,19 +92,19 @@ def test_lines_grow_with_the_picture() -> None:
     ],
 )
 @pytest.mark.parametrize("shape", [(240, 320), (1, 1), (3, 900)])
-def test_points_anywhere_are_fine(where: np.ndarray, shape: tuple[int, int]) -> None:
+def test_accepts_points_anywhere(where: np.ndarray, shape: tuple[int, int]) -> None:
     with np.errstate(all="ignore"):
         people = person(where, box=[-1e9, np.nan, np.inf, 50])
     assert draw_people(canvas(*shape), people, LSP_14).shape == (*shape, 3)
 
 
-def test_limb_between_points_outside_crosses_the_picture() -> None:
+def test_limb_between_points_outside_crosses_the_image() -> None:
     line = Skeleton("line", ("a", "b"), (), ((0, 1),), (0.1, 0.1))
     drawn = draw_people(canvas(), person([[-5000, 100], [5000, 100]]), line, boxes=False)
     assert (drawn[100] != BACK).any(axis=1).all()
 
 
-def test_box_is_tinted_and_labelled() -> None:
+def test_box_is_tinted_and_labeled() -> None:
     people = person(points(), scores=0.0, box=[100, 100, 200, 200])
     drawn = draw_people(canvas(), people, COCO_17)
     assert (drawn[150, 150] != BACK).any()
@@ -112,6 +112,6 @@ def test_box_is_tinted_and_labelled() -> None:
     assert (drawn[85:99, 102:130] != BACK).any()  # the score above it
 
 
-def test_other_skeleton_is_refused() -> None:
+def test_rejects_a_skeleton_with_other_keypoints() -> None:
     with pytest.raises(ValueError, match="people have 17 keypoints, the skeleton lsp-14 has 14"):
         draw_people(canvas(), person(points()), LSP_14)

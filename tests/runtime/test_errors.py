@@ -1,4 +1,4 @@
-"""The tree drawn at the top of errors.py is the tree of classes."""
+"""The tree in the docstring of errors.py is the tree of classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 from yolopose.runtime import errors
 
 
-def test_drawn_tree_is_the_class_tree() -> None:
+def test_documented_tree_is_the_class_tree() -> None:
     drawn: dict[str, str] = {}
     line_of_ancestors: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -21,7 +21,8 @@ def test_drawn_tree_is_the_class_tree() -> None:
     classes = {
         name: cls.__bases__[0].__name__
         for name, cls in vars(errors).items()
-        if inspect.isclass(cls) and cls is not errors.YoloposeError
+        if inspect.isclass(cls) and cls not in (errors.YoloposeError, errors.UsageError)
     }
     assert drawn == classes
     assert errors.YoloposeError.__bases__ == (Exception,)
+    assert errors.UsageError.__bases__ == (ValueError,)

@@ -1,22 +1,26 @@
-"""The estimator on the dot artifact: what it finds lies where the dots were drawn, whatever the image's size."""
+"""PoseEstimator on the dot artifact: single images, lists, files, threads and streams; arguments and errors."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from yolopose.runtime.backends.fake import FakeBackend, fake_contract, raw_people
 from yolopose.runtime.contract import Range
-from yolopose.runtime.errors import ArtifactError, BackendError
+from yolopose.runtime.errors import ArtifactError, BackendError, SourceError
 from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.letterbox import letterbox
 from yolopose.runtime.machine import resident_mib
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
+from yolopose.runtime.skeleton import COCO_17, LSP_14
 
 Dots = Callable[..., np.ndarray]
 
@@ -37,10 +41,10 @@ def test_people_are_where_they_were_drawn(shape: tuple[int, int], artifact: Path
     assert people.labels.tolist() in ([0, 2], [2, 0])
     pixel = max(height, width) / 256  # of the frame, in the image
     for person, (_, x, y) in zip(people[np.argsort(people.labels)], points, strict=True):
-        found = person.keypoints[0, 0]
+        found = person.keypoints[0]
         np.testing.assert_allclose(found, [x, y], atol=0.6 * max(pixel, 1))
-        np.testing.assert_allclose(person.boxes[0], [*(found - 4 * pixel), *(found + 4 * pixel)], atol=1e-3 * width)
-        np.testing.assert_allclose(np.diff(person.keypoints[0, :, 0]), pixel, rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(person.box, [*(found - 4 * pixel), *(found + 4 * pixel)], atol=1e-3 * width)
+        np.testing.assert_allclose(np.diff(person.keypoints[:, 0]), pixel, rtol=1e-2, atol=1e-3)
     assert people.num_candidates > 0
     assert (people.boxes.dtype, people.labels.dtype) == (np.float32, np.int32)
 
@@ -72,7 +76,7 @@ def test_thresholds_come_from_the_contract_the_arguments_and_later(artifact: Pat
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 1.1, "0.5", True, None])
 @pytest.mark.parametrize("name", ["score_threshold", "iou_threshold"])
-def test_wrong_thresholds(name: str, value: object, artifact: Path) -> None:
+def test_rejects_wrong_thresholds(name: str, value: object, artifact: Path) -> None:
     with (
         PoseEstimator(artifact, threads=1) as estimate,
         pytest.raises(ValueError, match=f"{name} must be a number in 0"),
@@ -119,8 +123,8 @@ def test_color_order(artifact: Path, draw_dots: Dots) -> None:
             estimate(image, color="gbr")
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((0, 4, 3), np.uint8), np.zeros((2, 64, 96, 3), np.uint8), "a.jpg", None])
-def test_what_is_no_image_is_refused_and_the_estimator_lives_on(wrong: object, artifact: Path) -> None:
+@pytest.mark.parametrize("wrong", [np.zeros((0, 4, 3), np.uint8), np.zeros((2, 64, 96, 3), np.uint8), b"a.jpg", None])
+def test_rejects_what_is_no_image_and_stays_usable(wrong: object, artifact: Path) -> None:
     with PoseEstimator(artifact, threads=1) as estimate:
         for arguments in (wrong, [np.zeros((4, 4, 3), np.uint8), wrong]):
             with pytest.raises(ValueError, match="image"):
@@ -128,7 +132,54 @@ def test_what_is_no_image_is_refused_and_the_estimator_lives_on(wrong: object, a
         assert len(estimate(np.zeros((4, 4, 3), np.uint8))) == 0
 
 
-def test_steps_are_the_call(artifact: Path, draw_dots: Dots) -> None:
+def test_files_equal_the_arrays_read_from_them(artifact: Path, draw_dots: Dots, tmp_path: Path) -> None:
+    image = draw_dots((120, 200), (0, 60, 60), (2, 150, 40), radius=9)
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), image)
+    with PoseEstimator(artifact, threads=1) as estimate:
+        expected = estimate(image)
+        assert len(expected) == 2
+        for given in (str(path), path):
+            assert same(estimate(given), expected)
+            assert same(estimate(given, color="rgb"), expected)  # the order of the colors is that of arrays only
+        several = estimate([str(path), image, path])
+        assert [same(people, expected) for people in several] == [True] * 3
+        assert all(same(people, expected) for people in estimate.stream([path, image]))
+        for given in ("absent.jpg", [image, tmp_path / "absent.jpg"]):
+            with pytest.raises(SourceError, match=r"cannot read the image .*absent\.jpg"):
+                estimate(given)
+        assert same(estimate(image), expected)
+
+
+def test_results_know_the_skeleton(artifact: Path, draw_dots: Dots) -> None:
+    image = draw_dots((64, 96), (0, 30, 30))
+    with PoseEstimator(artifact, threads=1) as estimate:
+        (person,) = estimate(image)
+        assert person.skeleton == estimate.skeleton == COCO_17
+        assert person["left_eye"][0] == pytest.approx(person["nose"][0] + 1, abs=0.05)
+        assert all(people.skeleton == COCO_17 for people in (*estimate([image, image]), *estimate.stream([image])))
+
+
+def test_demo_is_the_artifact_of_the_package() -> None:
+    with PoseEstimator("demo", threads=1) as estimate:
+        nobody = estimate(np.zeros((90, 160, 3), np.uint8))
+    assert (len(nobody), nobody.skeleton) == (0, LSP_14)
+    assert estimate.contract.precision.weights == "float16"
+    assert estimate.contract.parity is not None
+    assert estimate.contract.parity.verdict == "passed"
+
+
+def test_demo_finds_people_in_a_photograph(photographs: list[Path]) -> None:
+    with PoseEstimator("demo", threads=1) as estimate:
+        person = estimate(photographs[0])[0]
+    x, y, score = person["head_top"]
+    left, top, right, bottom = person.box.tolist()
+    assert left - 20 <= x <= right + 20
+    assert top - 20 <= y <= bottom + 20
+    assert 0 <= score <= 1
+
+
+def test_a_call_equals_its_steps(artifact: Path, draw_dots: Dots) -> None:
     images = [draw_dots((120, 200), (0, 60, 60), radius=9), draw_dots((64, 96), (1, 20, 20))]
     with PoseEstimator(artifact, threads=1) as estimate:
         batch, placements = estimate.preprocess(images)
@@ -150,7 +201,7 @@ def test_results_are_copies(artifact: Path, draw_dots: Dots) -> None:
             assert not any(np.shares_memory(array, output) for output in raw)
 
 
-def test_input_buffers_are_used_again() -> None:
+def test_input_buffers_are_reused() -> None:
     seen = []
 
     def answer(images: np.ndarray, *_: np.ndarray) -> object:
@@ -165,7 +216,7 @@ def test_input_buffers_are_used_again() -> None:
     assert len(set(seen)) == 1
 
 
-def test_eight_threads_give_what_one_gives(artifact: Path, draw_dots: Dots) -> None:
+def test_eight_threads_give_the_same_results_as_one(artifact: Path, draw_dots: Dots) -> None:
     rng = np.random.default_rng(5)
     work = []
     for n in range(48):
@@ -176,7 +227,7 @@ def test_eight_threads_give_what_one_gives(artifact: Path, draw_dots: Dots) -> N
         wanted = [estimate(images) for images in work]
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(estimate, work))
-        assert len(estimate._spare) <= 8
+        assert len(estimate._free_buffers) <= 8
     for a, b in zip(found, wanted, strict=True):
         assert same(a, b) if isinstance(a, PoseResult) else all(map(same, a, b))
 
@@ -190,7 +241,7 @@ def test_eight_threads_and_two_thousand_images(artifact: Path, draw_dots: Dots) 
 
 
 def test_memory_is_flat_over_ten_thousand_calls(artifact: Path, draw_dots: Dots) -> None:
-    """The first calls fill ONNX Runtime's arena; what is left is noise of the allocator."""
+    """The first calls fill ONNX Runtime's arena; growth after them is noise of the allocator."""
     image = draw_dots((64, 96), (0, 30, 30))
 
     def resident(estimate: PoseEstimator, calls: int) -> float:
@@ -223,25 +274,25 @@ def test_frame_sizes(imgsz: object, shape: tuple[int, int], artifact: Path) -> N
         ((64, 288), "width 288 is not legal"),
         (0, "height 0 is not legal"),
         (-32, "height -32 is not legal"),
-        ((64,), "imgsz must be a whole number or"),
-        ((64, 64, 3), "imgsz must be a whole number or"),
-        ((64.0, 64.0), "imgsz must be a whole number or"),
-        (True, "imgsz must be a whole number or"),
-        (64.5, "imgsz must be a whole number or"),
-        ("64", "imgsz must be a whole number or"),
+        ((64,), "imgsz must be an integer or"),
+        ((64, 64, 3), "imgsz must be an integer or"),
+        ((64.0, 64.0), "imgsz must be an integer or"),
+        (True, "imgsz must be an integer or"),
+        (64.5, "imgsz must be an integer or"),
+        ("64", "imgsz must be an integer or"),
     ],
 )
-def test_wrong_frame_sizes(imgsz: object, message: str, artifact: Path) -> None:
+def test_rejects_wrong_frame_sizes(imgsz: object, message: str, artifact: Path) -> None:
     with pytest.raises(ValueError, match=message):
         PoseEstimator(artifact, imgsz=imgsz)  # type: ignore[arg-type]
 
 
-def test_fixed_size_says_what_is_legal(build_artifact: Callable[..., Path]) -> None:
+def test_message_names_the_only_legal_size(build_artifact: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="legal are 64 only"):
         PoseEstimator(build_artifact(height=Range(64, 64, 64)), imgsz=96)
 
 
-def test_closed(artifact: Path) -> None:
+def test_a_closed_estimator_says_so(artifact: Path) -> None:
     estimate = PoseEstimator(artifact, threads=1)
     estimate.close()
     estimate.close()
@@ -249,17 +300,132 @@ def test_closed(artifact: Path) -> None:
         estimate(np.zeros((4, 4, 3), np.uint8))
 
 
-def test_failing_engine_is_reported_and_gives_its_buffer_back() -> None:
+def test_failing_backend_is_reported_and_its_buffer_returned() -> None:
     def fail(*_: np.ndarray) -> object:
-        raise BackendError("the engine broke")
+        raise BackendError("the backend broke")
 
     estimate = PoseEstimator(fake_contract(), backend=FakeBackend(fail))  # type: ignore[arg-type]
     for _ in range(3):
         with pytest.raises(BackendError, match="broke"):
             estimate(np.zeros((4, 4, 3), np.uint8))
-    assert len(estimate._spare) == 1
+    assert len(estimate._free_buffers) == 1
 
 
-def test_file_that_is_not_there(tmp_path: Path) -> None:
+def test_absent_artifact(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="No such file"):
         PoseEstimator(tmp_path / "absent.onnx")
+
+
+def counting(batch: Range | None = None) -> PoseEstimator:
+    """Answers with as many candidates as the first pixel says."""
+
+    def answer(images: np.ndarray, *_: np.ndarray) -> object:
+        raw = raw_people([PoseResult.empty(17)] * len(images), 100)
+        raw.num_candidates[:] = images[:, 0, 0, 0]
+        return raw
+
+    small = Range(32, 32, 32)
+    return PoseEstimator(fake_contract(height=small, width=small, batch=batch), backend=FakeBackend(answer))  # type: ignore[arg-type]
+
+
+def frames(count: int) -> Iterator[np.ndarray]:
+    return (np.full((32, 32, 3), n, np.uint8) for n in range(count))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+@pytest.mark.parametrize("batch", [None, Range(3, 3, 3)])
+def test_stream_keeps_the_order(count: int, batch: Range | None) -> None:
+    with counting(batch) as estimate:
+        assert [people.num_candidates for people in estimate.stream(frames(count))] == list(range(count))
+        assert len(estimate._free_buffers) <= 2
+
+
+def test_stream_equals_single_calls(artifact: Path) -> None:
+    images = [np.full((40 + n, 60, 3), 40 * n, np.uint8) for n in range(7)]
+    with PoseEstimator(artifact, threads=1) as estimate:
+        for image, people in zip(images, estimate.stream(images), strict=True):
+            assert people.to_dict() == estimate(image).to_dict()
+
+
+def test_stream_prepares_the_next_frame_during_inference() -> None:
+    taken = threading.Event()
+
+    def source() -> Iterator[np.ndarray]:
+        yield np.zeros((32, 32, 3), np.uint8)
+        taken.set()
+        yield np.ones((32, 32, 3), np.uint8)
+
+    def answer(images: np.ndarray, *_: np.ndarray) -> object:
+        assert taken.wait(10)  # without the overlap the second frame is never read
+        return raw_people([PoseResult.empty(17)], 100)
+
+    with PoseEstimator(fake_contract(), backend=FakeBackend(answer)) as estimate:  # type: ignore[arg-type]
+        assert len(list(estimate.stream(source()))) == 2
+
+
+def test_stream_raises_errors_after_the_frames_before_them() -> None:
+    def source() -> Iterator[np.ndarray]:
+        yield from frames(3)
+        raise OSError("camera unplugged")
+
+    with counting() as estimate:
+        seen = []
+        with pytest.raises(OSError, match="camera unplugged"):
+            seen.extend(people.num_candidates for people in estimate.stream(source()))
+        stream = estimate.stream([*frames(2), np.zeros((0, 3), np.uint8)])
+        assert [next(stream).num_candidates for _ in range(2)] == [0, 1]
+        with pytest.raises(ValueError, match="empty"):
+            next(stream)
+
+
+def test_backend_error_ends_the_stream() -> None:
+    def fail(*_: np.ndarray) -> object:
+        raise BackendError("broke")
+
+    before = threading.active_count()
+    with PoseEstimator(fake_contract(), backend=FakeBackend(fail)) as estimate, pytest.raises(BackendError):  # type: ignore[arg-type]
+        list(estimate.stream(frames(5)))
+    assert threading.active_count() == before
+
+
+def test_stopping_does_not_wait_for_a_source_that_blocks() -> None:
+    gate = threading.Event()
+
+    def source() -> Iterator[np.ndarray]:
+        yield np.full((32, 32, 3), 7, np.uint8)
+        gate.wait(30)
+        yield np.full((32, 32, 3), 9, np.uint8)
+
+    with counting() as estimate:
+        stream = estimate.stream(source())
+        assert next(stream).num_candidates == 7
+        start = time.monotonic()
+        stream.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - start < 5
+        (worker,) = (thread for thread in threading.enumerate() if thread.name == "yolopose-stream")
+        assert worker.daemon
+        assert len(estimate._free_buffers) == 2
+        for buffer in estimate._free_buffers:
+            buffer[:] = 1
+        gate.set()
+        worker.join(10)
+        assert not worker.is_alive()
+        assert all((buffer == 1).all() for buffer in estimate._free_buffers)  # the late frame was dropped
+
+
+def test_stream_rejects_what_is_no_frame() -> None:
+    with counting() as estimate:
+        with pytest.raises(TypeError):
+            next(estimate.stream(3))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="NoneType"):
+            next(estimate.stream([None]))  # type: ignore[list-item]
+
+
+def test_stream_can_be_stopped_early() -> None:
+    before = threading.active_count()
+    with counting() as estimate:
+        stream = estimate.stream(frames(100))
+        assert next(stream).num_candidates == 0
+        stream.close()  # type: ignore[attr-defined]
+        assert threading.active_count() == before
+        assert len(estimate._free_buffers) == 2

@@ -30,25 +30,25 @@ ARM = "processor : 0\nFeatures : fp asimd asimddp i8mm\n"
         ("no colon here\nflags", ()),
     ],
 )
-def test_known_instruction_sets_are_found(cpuinfo: str, expected: tuple[str, ...]) -> None:
+def test_finds_known_instruction_sets(cpuinfo: str, expected: tuple[str, ...]) -> None:
     assert isa_flags(cpuinfo) == expected
 
 
-def test_the_machine_is_json() -> None:
+def test_machine_is_json() -> None:
     document = json.loads(json.dumps(dataclasses.asdict(machine_now()), allow_nan=False))
     assert document["cpu"]
     assert 0 < document["usable_cores"] <= document["logical_cores"]
     assert document["versions"]["numpy"]
 
 
-def test_versions_are_asked_without_importing() -> None:
+def test_reads_versions_without_importing_packages() -> None:
     code = "import sys; from yolopose.runtime.machine import machine_now as m; m(); print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
     assert "numpy" in installed_versions()
 
 
-def test_affinity_counts() -> None:
+def test_usable_cores_respect_the_affinity_mask() -> None:
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("the system has no affinity")
     cores = os.sched_getaffinity(0)
@@ -59,10 +59,10 @@ def test_affinity_counts() -> None:
         os.sched_setaffinity(0, cores)
 
 
-def test_peak_memory_is_this_process_own_and_stays_after_the_memory_is_given_back() -> None:
+def test_peak_memory_is_not_inherited_and_stays_after_memory_is_freed() -> None:
     if peak_resident_mib() is None or resident_mib() is None:
-        pytest.skip("the system does not tell")
-    # The parent holds 200 MiB more than the child ever does: what a child inherits must not count.
+        pytest.skip("the system does not report it")
+    # The parent holds 200 MiB more than the child ever does: an inherited peak must not count.
     ballast = bytearray(200 * 2**20)
     code = (
         "from yolopose.runtime.machine import peak_resident_mib as peak, resident_mib as now\n"

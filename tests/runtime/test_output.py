@@ -31,7 +31,7 @@ def test_longest_name(tmp_path: Path) -> None:
     assert atomic_write(tmp_path / ("n" * 255), b"x").read_bytes() == b"x"
 
 
-def test_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
+def test_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -44,7 +44,7 @@ def test_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
     assert [(item.name, item.read_bytes()) for item in tmp_path.iterdir()] == [("model.onnx", b"old")]
 
 
-def test_failing_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_flush_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from yolopose.runtime.contract import PAD_SIDES
+from yolopose.runtime.contract import PAD_SIDES, skeleton_from_dict
 from yolopose.runtime.skeleton import COCO_17, Skeleton
 
 from .blocks import ACTIVATIONS
@@ -125,7 +125,7 @@ class NetConfig:
         """Inverse of ``to_dict``. Raises ValueError, TypeError or KeyError for a document of another make."""
         fields = dict(document)
         fields["input"] = InputSpec.from_dict(fields["input"])
-        fields["skeleton"] = Skeleton.from_dict(fields["skeleton"])
+        fields["skeleton"] = skeleton_from_dict(fields["skeleton"])
         fields["classes"] = tuple(str(name) for name in fields["classes"])
         fields["anchors"] = tuple(tuple((float(w), float(h)) for w, h in level) for level in fields["anchors"])
         if "table" in fields:

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from yolopose.runtime.console import Console
+from yolopose.runtime.contract import skeleton_from_json
 from yolopose.runtime.errors import CheckpointError, DataError
 from yolopose.runtime.images import cv2
-from yolopose.runtime.skeleton import Skeleton, generic_skeleton, skeleton_from_json
+from yolopose.runtime.skeleton import Skeleton, generic_skeleton
 
 from ..checkpoints import load
 from ..data.augment import Augment

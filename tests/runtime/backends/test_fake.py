@@ -7,6 +7,7 @@ from yolopose.runtime.backends.base import Backend
 from yolopose.runtime.backends.fake import FakeBackend, fake_contract, raw_people
 from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.result import PoseResult
+from yolopose.runtime.skeleton import COCO_17
 
 PERSON = PoseResult(
     boxes=[[10, 20, 30, 40]],
@@ -16,6 +17,7 @@ PERSON = PoseResult(
     keypoint_scores=np.full((1, 17), 0.5),
     num_candidates=4,
     flags=2,
+    skeleton=COCO_17,  # that of fake_contract()
 )
 
 

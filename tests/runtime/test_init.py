@@ -1,4 +1,4 @@
-"""What importing the runtime costs, in a clean process."""
+"""Importing yolopose.runtime, and the runtime's names of yolopose, in a clean process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+import yolopose
 import yolopose.runtime
 
 HEAVY = ["torch", "onnx", "onnxruntime", "tensorrt", "openvino", "cv2"]
@@ -24,13 +27,13 @@ def test_import_loads_nothing_heavy() -> None:
     assert loaded_after("import yolopose.runtime", *HEAVY, "numpy") == []
 
 
-def test_contract_result_and_console_need_neither_engine_nor_opencv() -> None:
-    names = "contract, result, skeleton, console, errors, onnx_file, backends.base, backends.fake"
+def test_contract_result_and_console_need_neither_backend_nor_opencv() -> None:
+    names = "contract, result, skeleton, console, errors, artifact_file, backends.base, backends.fake"
     statement = "\n".join(f"import yolopose.runtime.{name}" for name in names.split(", "))
     assert loaded_after(statement, *HEAVY) == []
 
 
-def test_estimator_loads_no_engine_until_one_is_opened() -> None:
+def test_estimator_loads_no_backend_until_one_is_opened() -> None:
     assert loaded_after("from yolopose.runtime import PoseEstimator, draw_people", *HEAVY) == ["cv2"]
 
 
@@ -46,14 +49,31 @@ def test_import_takes_at_most_300_ms() -> None:
     assert min(seconds) <= 0.3
 
 
-def test_every_public_name_is_there() -> None:
+def test_package_gives_the_names_of_the_runtime_without_loading_numpy() -> None:
+    names = ("Person", "PoseEstimator", "PoseResult", "Skeleton")
+    assert loaded_after("import yolopose", *HEAVY, "numpy", "yolopose.runtime") == []
+    assert loaded_after("from yolopose import Person, PoseResult, Skeleton", *HEAVY) == []
+    assert loaded_after("from yolopose import PoseEstimator", *HEAVY) == ["cv2"]
+    for name in names:
+        assert getattr(yolopose, name) is getattr(yolopose.runtime, name)
+
+
+def test_every_public_name_of_the_package_exists() -> None:
+    for name in yolopose.__all__:
+        assert getattr(yolopose, name) is not None
+    assert set(dir(yolopose)) == set(yolopose.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'PoseEstimators'"):
+        yolopose.PoseEstimators  # noqa: B018
+
+
+def test_every_public_name_exists() -> None:
     assert sorted(yolopose.runtime.__all__) == yolopose.runtime.__all__
     for name in yolopose.runtime.__all__:
         assert getattr(yolopose.runtime, name) is not None
     assert set(dir(yolopose.runtime)) == set(yolopose.runtime.__all__)
 
 
-def test_absent_opencv_has_a_clear_message() -> None:
+def test_message_about_absent_opencv() -> None:
     program = (
         "import sys\nsys.modules['cv2'] = None\nfrom yolopose.runtime.errors import BackendUnavailable\n"
         "try:\n    from yolopose.runtime import PoseEstimator\n"

@@ -1,4 +1,4 @@
-"""The protobuf walk against the onnx package, and against damaged files."""
+"""The protobuf walk compared with the onnx package, and on damaged files; metadata in front of plans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.runtime.artifact_file import parts_of, read_onnx
+from yolopose.runtime.artifact_file import MAX_HEADER_BYTES, parts_of, plan_metadata, read_onnx
 from yolopose.runtime.errors import ArtifactError
 
 
@@ -26,7 +26,7 @@ def test_metadata_and_graph_hash_equal_what_onnx_reads(artifact: Path) -> None:
     assert parts_of(artifact.read_bytes()) == parts
 
 
-def test_every_truncation_is_noticed_or_lacks_only_later_fields(artifact: Path) -> None:
+def test_every_truncation_is_detected_or_lacks_only_later_fields(artifact: Path) -> None:
     whole = artifact.read_bytes()
     parts = parts_of(whole)
     for size in range(1, len(whole), 7):
@@ -40,13 +40,13 @@ def test_every_truncation_is_noticed_or_lacks_only_later_fields(artifact: Path) 
 
 
 @given(st.binary(max_size=400))
-def test_foreign_bytes_never_raise_anything_else(data: bytes) -> None:
+def test_random_bytes_raise_artifact_error(data: bytes) -> None:
     with pytest.raises(ArtifactError):
         parts_of(data)
 
 
 @given(st.data())
-def test_flipped_bytes_raise_nothing_else(data: st.DataObject) -> None:
+def test_changed_bytes_raise_at_most_artifact_error(data: st.DataObject) -> None:
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
     onnx.helper.set_model_props(model, {"key": "value"})
     damaged = bytearray(model.SerializeToString())
@@ -71,12 +71,12 @@ def test_flipped_bytes_raise_nothing_else(data: st.DataObject) -> None:
         (b"\x08\x09\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "is truncated"),
         (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "more than ten bytes"),
         (b"\x08\x09\x3a\x00\x72\x04\x0a\x02\xff\xfe", "not an ONNX file"),  # metadata that is not UTF-8
-        (b"\x08\x09\x3a\x00" + b"\x72\x03\x0a\x01k" * 2, "'k' stands in it twice"),
+        (b"\x08\x09\x3a\x00" + b"\x72\x03\x0a\x01k" * 2, "'k' occurs twice"),
         (b"\x08\x09\x72\x12" + b"\x18\x00" * 9, "more than 8 fields"),  # in one metadata entry
         (b"\x08\x09\x42\x03\x0a\x01\xff", "not an ONNX file"),  # the domain of an operator set is not UTF-8
     ],
 )
-def test_damaged_files_are_told_apart(content: bytes, message: str, tmp_path: Path) -> None:
+def test_messages_distinguish_kinds_of_damage(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "some.onnx"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=message) as caught:
@@ -84,7 +84,7 @@ def test_damaged_files_are_told_apart(content: bytes, message: str, tmp_path: Pa
     assert "some.onnx" in str(caught.value)
 
 
-def test_millions_of_fields_are_refused_at_once() -> None:
+def test_rejects_millions_of_fields_quickly() -> None:
     start = time.monotonic()
     with pytest.raises(ArtifactError, match="more than 100000 fields"):
         parts_of(b"\x08\x09" + b"\x48\x00" * 5_000_000)
@@ -99,7 +99,33 @@ def test_absent_file_and_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_rejects_a_pipe_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(ArtifactError, match=r"pipe\.onnx: it is a folder, a pipe or a device"):
         read_onnx(tmp_path / "pipe.onnx")
+
+
+def with_header(header: bytes, length: int | None = None) -> bytes:
+    return (len(header) if length is None else length).to_bytes(4, "little") + header + b"plan"
+
+
+@pytest.mark.parametrize(
+    ("header", "description"),
+    [
+        (b'{"description": "Ultralytics YOLO11n-pose"}', "(Ultralytics YOLO11n-pose)"),
+        (b'{"task": "pose"}', "(pose)"),
+        (b"{}", "(no description)"),
+    ],
+)
+def test_metadata_in_front_of_a_plan_is_described(header: bytes, description: str) -> None:
+    found = plan_metadata(with_header(header))
+    assert found is not None
+    assert found.startswith(f"begins with metadata, as Ultralytics writes it {description}")
+    assert "export the weights with yolopose-export" in found
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"ftrt", with_header(b"{not json"), with_header(b"[1]"), with_header(b"{}", MAX_HEADER_BYTES + 1)]
+)
+def test_pure_plans_have_no_metadata(content: bytes) -> None:
+    assert plan_metadata(content) is None
