@@ -110,7 +110,7 @@ class Trials:
         self.rows = given.batch.min
         self.frames = letterboxed(images, given)
         self._expected = self._people(model, len(self.frames), IOU)
-        # Without suppression, candidates of a few people may fill the M rows of an artifact; the others cannot be judged.
+        # Without suppression, candidates of a few people may fill all M rows of an artifact: leave out the others.
         unchanged = self._changes(model, len(self.frames))
         pairs = zip(self._expected, unchanged, strict=True)
         self._expected = [people[np.flatnonzero(change.oks > SAME_PERSON_OKS)] for people, change in pairs]
