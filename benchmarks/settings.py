@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from yolopose.data.sources import is_yaml
-from yolopose.evaluation import Convention
+from yolopose.evaluation import AP_SCORE_THRESHOLD, Convention
 from yolopose.runtime.backends.base import BACKENDS
 
 DEMO = Path("demo")  # word for the demo network wherever weights are asked for; it is no file
@@ -53,7 +53,7 @@ class BenchSettings:
     imgsz: tuple[int, int] | None = None  # (height, width) in pixels; None: as in each contract
     score: float | None = None  # None: as in each contract
     iou: float | None = None
-    evaluation_score: float = 0.001  # AP counts the low scores too; time and parity are measured at `score`
+    evaluation_score: float = AP_SCORE_THRESHOLD  # of AP; time and parity are measured at `score`
     evaluation_images: Convention = "all"  # or "with-people"; yolopose/evaluation.py says who counts how
     batch: int = 8  # throughput is measured at 1 and at this
     limit: int | None = None  # at most so many images, evenly spread over the folder

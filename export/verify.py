@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from yolopose.bootstrap import APDifference, MatchedPeople, ap_difference, match_people
+from yolopose.bootstrap import APDifference, ap_difference, match_image_set
 from yolopose.data.image_set import ImageSet
 from yolopose.deploy.reference import ReferenceEstimator
-from yolopose.evaluation import iou_matrix, oks_matrix
+from yolopose.evaluation import AP_SCORE_THRESHOLD, MATCH_IOU, iou_matrix, oks_to_reference
 from yolopose.runtime.contract import ParityInfo, read_contract
 from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.machine import installed_versions, machine_now
@@ -25,8 +25,6 @@ from yolopose.runtime.skeleton import Skeleton
 from .source import Source
 
 BORDERLINE = 1e-4  # a score or IoU this near to its threshold may fall on either side of it
-MATCH_IOU = 0.5
-AREA_OF_BOX = 0.53  # a person's segmentation area as a share of the box: COCO's mean, for OKS without labels
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,6 @@ def compare_people(
         raise ValueError(
             f"reference has {len(reference)} images, artifact {len(artifact)}: they must be the same images"
         )
-    sigmas = np.asarray(skeleton.sigmas)
     missing = extra = borderline = 0
     max_px: list[float] = []
     deviations: list[np.ndarray] = []
@@ -126,7 +123,7 @@ def compare_people(
                     float(np.abs(expected.keypoint_scores[i] - actual.keypoint_scores[j]).max()),
                 )
             )
-            oks.append(_oks(expected, i, actual, j, sigmas))
+            oks.append(float(oks_to_reference(actual[[j]], expected[[i]], skeleton)[0, 0]))
             if max_px[-1] > worst[0]:
                 worst = (max_px[-1], names[index] if names else str(index))
     return ParityReport(
@@ -148,21 +145,12 @@ def _finite(people: PoseResult, i: int) -> bool:
     return bool(np.isfinite(people.keypoints[i]).all() and np.isfinite(people.keypoint_scores[i]).all())
 
 
-def _oks(expected: PoseResult, i: int, actual: PoseResult, j: int, sigmas: np.ndarray) -> float:
-    """OKS of one pair, see ``compare_people``."""
-    x1, y1, x2, y2 = expected.boxes[i]
-    truth = np.concatenate([expected.keypoints[i], np.full((len(sigmas), 1), 2.0)], axis=1)
-    area = np.array([AREA_OF_BOX * max(float((x2 - x1) * (y2 - y1)), 1.0)])
-    return float(oks_matrix(actual.keypoints[j][None], truth[None], area, sigmas)[0, 0])
-
-
 FLOAT32_PX = 0.05  # float32 may differ by no more: rounding alone
 FLOAT32_SCORE = 1e-4
 MIN_PEOPLE = 20  # matched people under which nothing is claimed
 MIN_AP = 0.01  # keypoint AP of the reference under which a drop means nothing
 MIN_OKS = 0.99  # mean OKS with the reference that reduced precision must keep where there are no labels
 MAX_LOST = 0.02  # and the share of people that may be lost or invented
-AP_SCORE = 0.01  # keypoint AP wants the weak candidates too; lower only adds candidates beyond C
 CHUNK = 4  # images at a time, so that batches are verified as well
 
 Progress = Callable[[Iterable[int], int, str], Iterable[int]]
@@ -224,9 +212,9 @@ def verify(
     unsettled = len(actual) - len(settled)
     ap = None
     if images.labels is not None:
-        reference.score_threshold = AP_SCORE
-        before = _matches(_run_reference(reference, images, progress), images, source.skeleton)
-        after = _matches(run_artifact(AP_SCORE), images, source.skeleton)
+        reference.score_threshold = AP_SCORE_THRESHOLD
+        before = match_image_set(_run_reference(reference, images, progress), images, source.skeleton)
+        after = match_image_set(run_artifact(AP_SCORE_THRESHOLD), images, source.skeleton)
         ap = ap_difference(before, after)
     verdict, reason = judge(
         report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop, witness=source.reference_name
@@ -270,12 +258,6 @@ def _run_artifact(estimate: PoseEstimator, images: ImageSet, progress: Progress)
     count, label = len(images.names), f"artifact at score {estimate.score_threshold:.3g}"
     for start in progress(range(0, count, CHUNK), -(-count // CHUNK), label):
         yield from estimate([images.read(i) for i in range(start, min(start + CHUNK, count))])
-
-
-def _matches(people: Iterable[PoseResult], images: ImageSet, skeleton: Skeleton) -> MatchedPeople:
-    assert images.labels is not None
-    by_id = dict(zip(images.image_ids, people, strict=True))
-    return match_people(by_id, images.labels, skeleton, image_ids=images.image_ids)
 
 
 def _worst_by_labels(ap: APDifference, images: ImageSet) -> str | None:

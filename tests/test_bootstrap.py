@@ -1,4 +1,4 @@
-"""The bootstrap's AP is COCOeval's own, and its interval that of plain resampling."""
+"""AP of matched people equals COCOeval, and the interval equals plain resampling."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TWO = Skeleton("two", ("left", "right"), ((0, 1),), (), (0.1, 0.1))
 SIZE = 100.0
 
 
-def labelled_people(random: np.random.Generator, image_id: int, categories: int, most: int) -> tuple[CocoPerson, ...]:
-    """Some of them crowds, some without keypoints, some keypoints not labelled."""
+def random_people(random: np.random.Generator, image_id: int, categories: int, most: int) -> tuple[CocoPerson, ...]:
+    """Some are crowds, some have no keypoints, some keypoints are not labeled."""
     people = []
     for _ in range(random.integers(0, most + 1)):
         visible = random.choice([0, 1, 2], 2) if random.random() < 0.7 else np.zeros(2, np.int64)
@@ -52,20 +52,20 @@ def data_set(people: dict[int, tuple[CocoPerson, ...]], categories: int = 1) -> 
 
 def random_set(seed: int, images: int, categories: int = 1, most: int = 4) -> CocoKeypoints:
     random = np.random.default_rng(seed)
-    return data_set({i: labelled_people(random, i, categories, most) for i in range(images)}, categories)
+    return data_set({i: random_people(random, i, categories, most) for i in range(images)}, categories)
 
 
 def found(dataset: CocoKeypoints, seed: int, spread: float = 6.0, ties: bool = True) -> dict[int, PoseResult]:
-    """The truth moved about, some of it missing, strangers among it; ``ties``: scores of one digit."""
+    """The labels with noise: some people missing, some false positives. ties: scores of one digit."""
     random = np.random.default_rng(seed)
     results = {}
     for image_id, people in dataset.people.items():
         points = [person.keypoints[:, :2] + random.normal(0, spread, (2, 2)) for person in people]
         labels = [person.category_id - 1 for person in people]
         kept = [i for i in range(len(people)) if random.random() < 0.8]
-        strangers = int(random.choice([0, 1, 3, 22], p=[0.4, 0.3, 0.25, 0.05]))
-        points = [points[i] for i in kept] + list(random.uniform(0, SIZE, (strangers, 2, 2)))
-        labels = [labels[i] for i in kept] + random.integers(0, len(dataset.categories), strangers).tolist()
+        false_positives = int(random.choice([0, 1, 3, 22], p=[0.4, 0.3, 0.25, 0.05]))
+        points = [points[i] for i in kept] + list(random.uniform(0, SIZE, (false_positives, 2, 2)))
+        labels = [labels[i] for i in kept] + random.integers(0, len(dataset.categories), false_positives).tolist()
         scores = random.random(len(points))
         order = random.permutation(len(points))
         results[image_id] = PoseResult(
@@ -80,7 +80,7 @@ def found(dataset: CocoKeypoints, seed: int, spread: float = 6.0, ties: bool = T
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 8), categories=st.integers(1, 3))
-def test_with_every_image_once_it_is_cocoevals(seed: int, images: int, categories: int) -> None:
+def test_ap_with_every_image_once_equals_cocoeval(seed: int, images: int, categories: int) -> None:
     dataset = random_set(seed, images, categories)
     results = found(dataset, seed + 1)
     matches = match_people(results, dataset, TWO)
@@ -92,7 +92,7 @@ def test_with_every_image_once_it_is_cocoevals(seed: int, images: int, categorie
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 6), categories=st.integers(1, 2))
-def test_weights_are_images_that_are_really_there_several_times(seed: int, images: int, categories: int) -> None:
+def test_counts_equal_copies_of_images(seed: int, images: int, categories: int) -> None:
     dataset = random_set(seed, images, categories)
     results = found(dataset, seed + 1, ties=False)
     counts = np.random.default_rng(seed + 2).integers(0, 4, images)
@@ -116,7 +116,7 @@ def difference(dataset: CocoKeypoints, a: dict[int, PoseResult], b: dict[int, Po
     return answer
 
 
-def test_equal_results_differ_by_nothing() -> None:
+def test_difference_of_equal_results_is_0() -> None:
     dataset = random_set(3, 30)
     results = found(dataset, 4)
     answer = difference(dataset, results, results)
@@ -124,8 +124,8 @@ def test_equal_results_differ_by_nothing() -> None:
     assert answer.before == answer.after == evaluate(results, dataset, TWO).ap
 
 
-def test_the_interval_is_that_of_plain_resampling() -> None:
-    """The same draws, each scored by ``evaluate`` on a set that really holds its images."""
+def test_interval_equals_plain_resampling() -> None:
+    """The same draws, each scored by ``evaluate`` on a data set with copies of the drawn images."""
     dataset = random_set(5, 12)
     a, b = found(dataset, 6, 3.0, ties=False), found(dataset, 7, 9.0, ties=False)
     random = np.random.default_rng(11)
@@ -150,7 +150,7 @@ def test_the_interval_is_that_of_plain_resampling() -> None:
     assert answer != ap_difference(*pair, resamples=40, seed=12)
 
 
-def test_a_clear_loss_is_shown_and_a_small_one_is_not() -> None:
+def test_interval_excludes_0_for_a_large_loss_only() -> None:
     dataset = random_set(8, 60)
     fine, coarse = found(dataset, 9, 2.0), found(dataset, 9, 12.0)
     clear = difference(dataset, fine, coarse)
@@ -171,8 +171,8 @@ def at(*xs: float) -> PoseResult:
     return PoseResult(np.zeros((len(xs), 4)), np.full(len(xs), 0.5), np.zeros(len(xs)), points, np.ones((len(xs), 2)))
 
 
-def test_the_worst_image_is_where_people_lose_most() -> None:
-    """OKS of a shift d: exp(-d^2 / 200). Two people who lose a little each can lose more than one who loses much."""
+def test_worst_image_loses_most_oks_over_its_people() -> None:
+    """OKS of a shift d: exp(-d^2 / 200). Two people with small losses can lose more than one with a large loss."""
     dataset = data_set({1: (person_at(1, 20.0), person_at(1, 70.0)), 2: (person_at(2, 50.0),), 5: ()})
     exact = {1: at(20.0, 70.0), 2: at(50.0), 5: at()}
     assert match_people(exact, dataset, TWO).oks.tolist() == [2.0, 1.0, 0.0]
@@ -184,14 +184,14 @@ def test_the_worst_image_is_where_people_lose_most() -> None:
     assert difference(dataset, moved, exact).worst_image is None  # none loses
 
 
-def test_where_nothing_can_be_said() -> None:
+def test_difference_is_undefined_without_labeled_people() -> None:
     nobody = data_set({1: (), 2: ()})
     empty = {1: at(), 2: at(20.0)}
     matches = match_people(empty, nobody, TWO)
     assert ap_difference(matches, matches) is None
     none = match_people(empty, nobody, TWO, image_ids=[])
     assert none.ap() is None
-    with pytest.raises(ValueError, match="not of the same images"):
+    with pytest.raises(ValueError, match="of different images"):
         ap_difference(matches, none)
     single = data_set({1: (person_at(1, 20.0),)})
     answer = difference(single, {1: at(20.0)}, {1: at(28.0)})
@@ -199,7 +199,7 @@ def test_where_nothing_can_be_said() -> None:
     assert answer.difference < 0
 
 
-def test_a_thousand_draws_of_many_images_take_seconds() -> None:
+def test_a_thousand_draws_take_seconds() -> None:
     dataset = random_set(12, 500, most=6)
     pair = [match_people(found(dataset, seed), dataset, TWO) for seed in (13, 14)]
     start = time.process_time()

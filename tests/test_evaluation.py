@@ -1,4 +1,4 @@
-"""Our average precision is pycocotools' own, and that of cases one can work out by hand."""
+"""Average precision equals that of pycocotools, and of cases computed by hand; similarities of people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from yolopose.data.coco import CocoKeypoints, read_coco
 from yolopose.data.synthetic import SyntheticScenes
-from yolopose.evaluation import KeypointAP, evaluate, oks_matrix
+from yolopose.evaluation import KeypointAP, evaluate, iou_matrix, oks_matrix, oks_to_reference
 from yolopose.runtime.errors import BackendUnavailable, DataError
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
@@ -33,7 +33,7 @@ def result(keypoints: np.ndarray, scores: np.ndarray | None = None) -> PoseResul
 
 
 def jittered(dataset: CocoKeypoints, seed: int, crowd: int = 0) -> dict[int, PoseResult]:
-    """The truth moved about, some of it missing, some people who are not there, ties among the scores."""
+    """The labels with noise: some people missing, some false positives, ties among the scores."""
     random = np.random.default_rng(seed)
     results = {}
     for image_id, people in dataset.people.items():
@@ -117,8 +117,8 @@ def test_equals_pycocotools_on_synthetic_scenes(tmp_path: Path) -> None:
     path = SyntheticScenes(12, size_wh=(160, 160), seed=8).save_coco(tmp_path)
     dataset = read_coco(path, tmp_path / "images", COCO_17)
     results = jittered(dataset, 4)
-    ours = [-1.0 if value is None else value for value in figures(evaluate(results, dataset, COCO_17))]
-    assert ours == plain_pycocotools(path, results)[:6].tolist()
+    found = [-1.0 if value is None else value for value in figures(evaluate(results, dataset, COCO_17))]
+    assert found == plain_pycocotools(path, results)[:6].tolist()
 
 
 def small_set(folder: Path, annotations: list[dict[str, Any]], skeleton: Skeleton, images: int = 1) -> CocoKeypoints:
@@ -155,9 +155,9 @@ def at(*xs: float) -> PoseResult:
     return result(np.array([[[x, 50.0]] for x in xs]).reshape(len(xs), 1, 2))
 
 
-def test_by_hand(tmp_path: Path) -> None:
+def test_ap_by_hand(tmp_path: Path) -> None:
     """sigma .1, area 50^2: OKS = exp(-d^2 / (2 (2 x .1)^2 50^2)) = exp(-d^2 / 200). At 8.2 px it is .714, so the person
-    is found at 5 of 10 thresholds, .50 to .70; and annotation 0 is found, although COCOeval takes its id for "none"."""
+    is found at 5 of 10 thresholds, .50 to .70. Annotation 0 is found too, although COCOeval takes id 0 for no match."""
     dataset = small_set(tmp_path, [person(0, 50.0)], POINT)
     assert oks_matrix(np.array([[[58.2, 50.0]]]), np.array([[[50.0, 50.0, 2]]]), np.array([2500.0]), (0.1,))[
         0, 0
@@ -165,12 +165,12 @@ def test_by_hand(tmp_path: Path) -> None:
     ap = evaluate({0: at(58.2)}, dataset, POINT)
     assert figures(ap) == pytest.approx([0.5, 1.0, 0.0, 0.5, None, 0.5])
     assert evaluate({0: at(50.0)}, dataset, POINT).ap == pytest.approx(1.0)
-    second_best = evaluate({0: at(90.0, 50.0)}, dataset, POINT)  # a stranger first: precision 1/2 at every recall
+    second_best = evaluate({0: at(90.0, 50.0)}, dataset, POINT)  # a false positive first: precision 1/2 at every recall
     assert second_best.ap == pytest.approx(0.5)
     assert second_best.ar == pytest.approx(1.0)
 
 
-def test_two_people_one_found(tmp_path: Path) -> None:
+def test_ap_of_one_found_of_two(tmp_path: Path) -> None:
     dataset = small_set(tmp_path, [person(1, 20.0), person(2, 80.0)], POINT)
     ap = evaluate({0: at(20.0)}, dataset, POINT)
     assert ap.ar == pytest.approx(0.5)
@@ -179,12 +179,12 @@ def test_two_people_one_found(tmp_path: Path) -> None:
 
 def test_people_beyond_the_twentieth_do_not_count(tmp_path: Path) -> None:
     dataset = small_set(tmp_path, [person(1, 50.0)], POINT)
-    strangers = [5.0] * 19
-    assert evaluate({0: at(*strangers, 50.0)}, dataset, POINT).ap50 == pytest.approx(1 / 20)
-    assert evaluate({0: at(*strangers, 5.0, 50.0)}, dataset, POINT).ap50 == 0.0
+    false_positives = [5.0] * 19
+    assert evaluate({0: at(*false_positives, 50.0)}, dataset, POINT).ap50 == pytest.approx(1 / 20)
+    assert evaluate({0: at(*false_positives, 5.0, 50.0)}, dataset, POINT).ap50 == 0.0
 
 
-def test_nobody_anywhere(tmp_path: Path) -> None:
+def test_ap_of_empty_results(tmp_path: Path) -> None:
     dataset = small_set(tmp_path, [person(1, 50.0), person(2, 0.0, image_id=1, v=0)], POINT, images=3)
     nobody = {image_id: PoseResult.empty(1) for image_id in range(3)}
     ap = evaluate(nobody, dataset, POINT)
@@ -206,7 +206,7 @@ def test_nobody_anywhere(tmp_path: Path) -> None:
     assert evaluate(nobody, dataset, POINT, image_ids=[1], images="with-people").images == 0
 
 
-def test_strangers_cost_precision_only_where_images_count(tmp_path: Path) -> None:
+def test_false_positives_in_empty_images_count_by_convention(tmp_path: Path) -> None:
     dataset = small_set(tmp_path, [person(1, 50.0)], POINT, images=2)
     found = PoseResult(np.zeros((1, 4)), [0.4], [0], [[[50.0, 50.0]]], [[1.0]])
     results = {0: found, 1: at(30.0)}
@@ -214,7 +214,7 @@ def test_strangers_cost_precision_only_where_images_count(tmp_path: Path) -> Non
     assert evaluate(results, dataset, POINT, images="with-people").ap == pytest.approx(1.0)
 
 
-def test_wrong_input(tmp_path: Path) -> None:
+def test_rejects_wrong_input(tmp_path: Path) -> None:
     dataset = small_set(tmp_path, [person(1, 50.0)], POINT, images=2)
     good = {0: at(50.0), 1: at()}
     nan = PoseResult(np.zeros((1, 4)), [0.5], [0], [[[np.nan, 0.0]]], [[1.0]])
@@ -222,19 +222,20 @@ def test_wrong_input(tmp_path: Path) -> None:
     for results, options, message in (
         ({0: at(50.0)}, {}, "no result for 1 of 2 images, first id 1"),
         ({**good, 5: at()}, {}, "results for 1 images that the data set does not have, first id 5"),
-        ({**good, 0: PoseResult.empty(17)}, {}, "image 0: 17 keypoints a person"),
+        ({**good, 0: PoseResult.empty(17)}, {}, "image 0: 17 keypoints per person"),
         ({**good, 0: nan}, {}, "image 0: keypoints or scores that are not finite"),
-        ({**good, 0: labels}, {}, r"image 0: labels \[1\]"),
         (good, {"image_ids": [0, 9]}, "image_ids: 1 ids .* first 9"),
         (good, {"images": "some"}, "images must be"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(results, dataset, POINT, **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"image 0: the network found classes \[1\], but .* has only \['person'\]"):
+        evaluate({**good, 0: labels}, dataset, POINT)
     with pytest.raises(DataError, match="skeleton 'coco-17' has 17"):
         evaluate(good, dataset, COCO_17)
 
 
-def test_without_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pycocotools_is_backend_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = small_set(tmp_path, [person(1, 50.0)], POINT)
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(BackendUnavailable, match=r'pip install "yolopose\[bench\]"'):
@@ -242,23 +243,21 @@ def test_without_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @given(st.integers(0, 10**6), st.integers(0, 4), st.integers(0, 4))
-def test_oks_matrix_is_cocoevals(seed: int, found: int, labelled: int) -> None:
+def test_oks_matrix_equals_cocoeval(seed: int, found: int, labeled: int) -> None:
     random = np.random.default_rng(seed)
     keypoints = random.uniform(0, 100, (found, 17, 2))
-    labels = np.concatenate(
-        [random.uniform(0, 100, (labelled, 17, 2)), random.integers(0, 3, (labelled, 17, 1))], axis=2
-    )
+    labels = np.concatenate([random.uniform(0, 100, (labeled, 17, 2)), random.integers(0, 3, (labeled, 17, 1))], axis=2)
     labels[:, 0, 2] = 2
-    areas = random.uniform(10, 9000, labelled)
-    ours = oks_matrix(keypoints, labels, areas, COCO_17.sigmas)
-    assert ours.shape == (found, labelled)
-    if found and labelled:
-        np.testing.assert_allclose(ours, _cocoeval_oks(keypoints, labels, areas), rtol=1e-12)
+    areas = random.uniform(10, 9000, labeled)
+    matrix = oks_matrix(keypoints, labels, areas, COCO_17.sigmas)
+    assert matrix.shape == (found, labeled)
+    if found and labeled:
+        np.testing.assert_allclose(matrix, _cocoeval_oks(keypoints, labels, areas), rtol=1e-12)
         assert (oks_matrix(labels[:, :, :2], labels, areas, COCO_17.sigmas).diagonal() == 1).all()
 
 
 def _cocoeval_oks(keypoints: np.ndarray, labels: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """(P, Q) by pycocotools' own computeOks."""
+    """(P, Q) by ``COCOeval.computeOks``."""
     from pycocotools.cocoeval import COCOeval
 
     run = COCOeval(iouType="keypoints")
@@ -273,9 +272,24 @@ def _cocoeval_oks(keypoints: np.ndarray, labels: np.ndarray, areas: np.ndarray) 
     return np.asarray(run.computeOks(0, 1))
 
 
-def test_oks_matrix_without_labelled_keypoints_and_wrong_shapes() -> None:
+def test_oks_matrix_without_labeled_keypoints_and_wrong_shapes() -> None:
     assert np.isnan(oks_matrix(np.zeros((1, 1, 2)), np.zeros((1, 1, 3)), np.ones(1), (0.1,))).all()
     with pytest.raises(ValueError, match="expected keypoints"):
         oks_matrix(np.zeros((1, 2, 2)), np.zeros((1, 1, 3)), np.ones(1), (0.1,))
     with pytest.raises(ValueError, match="expected areas"):
         oks_matrix(np.zeros((1, 1, 2)), np.zeros((1, 1, 3)), np.ones(2), (0.1,))
+
+
+def test_oks_to_reference_by_hand() -> None:
+    """Keypoints 8 px off, box 50 x 50: exp(-8^2 / (2 (2 x .1)^2 x .53 x 50^2)); a box without area counts as 1 px^2."""
+    reference = PoseResult([[0, 0, 50, 50], [9, 9, 9, 9]], [0.9, 0.8], [0, 0], [[[20.0, 20.0]]] * 2, [[1.0]] * 2)
+    people = PoseResult([[0, 0, 50, 50]], [0.9], [0], [[[28.0, 20.0]]], [[1.0]])
+    matrix = oks_to_reference(people, reference, POINT)
+    assert matrix == pytest.approx(np.exp([[-64 / (0.08 * 0.53 * 2500), -64 / (0.08 * 0.53)]]))
+    assert oks_to_reference(reference, reference, POINT).tolist() == [[1, 1], [1, 1]]
+
+
+def test_iou_matrix_by_hand() -> None:
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 20, 20]], np.float32)
+    assert iou_matrix(boxes[:2], boxes).tolist() == [[1, pytest.approx(1 / 3), 0], [pytest.approx(1 / 3), 1, 0]]
+    assert iou_matrix(boxes[2:], boxes[2:]).tolist() == [[0]]

@@ -1,13 +1,13 @@
-"""How sure a difference in keypoint AP is: a paired bootstrap over images.
+"""Difference in keypoint AP between two results on the same labeled images, with a paired bootstrap interval.
 
-Two sets of results on the same labelled images are compared. The images are drawn anew, with replacement, and both
-results are scored on the same draw, so that what makes some images harder than others cancels out of the difference.
-COCOeval matches people to labels once for each result; an image that a draw holds twice then simply counts twice.
+Images are drawn with replacement, and both results are scored on the same draw. What makes some images harder than
+others therefore cancels out of the difference. COCOeval matches people to labels once per result; an image that occurs
+twice in a draw counts twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,50 +20,53 @@ from .evaluation import Convention, choose_images, run_cocoeval
 
 if TYPE_CHECKING:
     from .data.coco import CocoKeypoints
+    from .data.image_set import ImageSet
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)  # of the differences: the 95 % interval
 
 
 @dataclass(frozen=True, eq=False)
-class _Category:
-    """What AP needs of one category: I images, D predictions by falling score (equal ones in the order of COCOeval)."""
+class _MatchedCategory:
+    """Matches of one category. I images; predictions by descending score, equal ones in the order of COCOeval."""
 
-    labelled: np.ndarray  # (I,) int64: labelled people of each image
-    counted: tuple[np.ndarray, ...]  # for each OKS threshold: image of every prediction that is right or wrong, (D',)
-    right: tuple[np.ndarray, ...]  # and which of these are right, rising
+    labeled: np.ndarray  # (I,) int64: labeled people of each image
+    images: tuple[np.ndarray, ...]  # per OKS threshold: image index of each prediction that counts, (D,)
+    correct: tuple[np.ndarray, ...]  # per OKS threshold: indices into ``images`` of the true positives, ascending
 
 
 @dataclass(frozen=True, eq=False)
 class MatchedPeople:
-    """People found, matched to the labels of I images; made by ``match_people``."""
+    """People found in I images, matched to the labels; made by ``match_people``."""
 
-    image_ids: tuple[int, ...]  # rising
-    categories: tuple[_Category, ...]
-    recalls: np.ndarray  # (101,) where COCOeval reads precision
-    oks: np.ndarray  # (I,) float64: sum over the labelled people of an image, see ``match_people``
+    image_ids: tuple[int, ...]  # ascending
+    categories: tuple[_MatchedCategory, ...]
+    recalls: np.ndarray  # (101,) recall values at which COCOeval reads precision
+    oks: np.ndarray  # (I,) float64: sum over the labeled people of an image, see ``match_people``
 
     def ap(self, counts: np.ndarray | None = None) -> float | None:
-        """AP (mean over OKS .50 to .95, all areas) where image i counts ``counts[i]`` times, by default once.
+        """AP (mean over OKS .50 to .95, all areas) if image i occurs ``counts[i]`` times.
 
-        counts: (I,) whole numbers. The mean is over the categories with labelled people, None where there are none.
-        With every image once it is COCOeval's own figure to the last bit.
+        counts: (I,) integers; None: every image once, which gives exactly the AP of COCOeval. The mean is taken over
+        the categories with labeled people; None if there are none.
         """
         counts = np.ones(len(self.image_ids), np.int64) if counts is None else counts
-        labelled = [int(counts @ category.labelled) for category in self.categories]
-        found = [self._precision(c, counts, n) for c, n in zip(self.categories, labelled, strict=True) if n]
-        return float(np.mean(np.stack(found, axis=-1).reshape(-1))) if found else None
+        labeled = [int(counts @ category.labeled) for category in self.categories]
+        precisions = [self._precision(c, counts, n) for c, n in zip(self.categories, labeled, strict=True) if n]
+        return float(np.mean(np.stack(precisions, axis=-1).reshape(-1))) if precisions else None
 
-    def _precision(self, category: _Category, counts: np.ndarray, labelled: int) -> np.ndarray:
-        """Precision (T, 101) at each OKS threshold and recall. It is read at right answers alone: at a wrong one recall
-        does not rise, and precision falls below that of the right one before."""
-        precision = np.zeros((len(category.counted), len(self.recalls)))
-        for row, images, right in zip(precision, category.counted, category.right, strict=True):
+    def _precision(self, category: _MatchedCategory, counts: np.ndarray, labeled: int) -> np.ndarray:
+        """Precision (T, 101) at each of T OKS thresholds and each recall.
+
+        Only true positives are evaluated: at a false positive recall does not rise and precision falls.
+        """
+        precision = np.zeros((len(category.images), len(self.recalls)))
+        for row, images, correct in zip(precision, category.images, category.correct, strict=True):
             weights = counts[images]
-            hits = np.cumsum(weights[right])
-            envelope = hits / (np.cumsum(weights)[right] + np.spacing(1))
+            hits = np.cumsum(weights[correct])
+            envelope = hits / (np.cumsum(weights)[correct] + np.spacing(1))
             envelope = np.maximum.accumulate(envelope[::-1])[::-1]
-            at = np.searchsorted(hits / labelled, self.recalls)
+            at = np.searchsorted(hits / labeled, self.recalls)
             reached = at < len(hits)
             row[reached] = envelope[at[reached]]
         return precision
@@ -76,10 +79,10 @@ def match_people(
     image_ids: Collection[int] | None = None,
     images: Convention = "all",
 ) -> MatchedPeople:
-    """Match the people found to the labels; arguments and errors are those of ``evaluation.evaluate``.
+    """Match people to labels; arguments and errors as in ``evaluation.evaluate``.
 
-    The OKS of a labelled person is that of the prediction which fits best, among the 20 best of its image and category,
-    whatever its score; 0 where there is none. It needs no threshold that a small change could cross.
+    The OKS of a labeled person is the best OKS of the 20 highest-scoring predictions of its image and category, at any
+    score; 0 if there is none. It has no threshold that a small change could cross.
     """
     chosen = choose_images(dataset, image_ids, images)
     run = run_cocoeval(results, dataset, skeleton, chosen, by_area=False)
@@ -91,23 +94,34 @@ def match_people(
                 oks[index] += sum(matrix[:, i].max() for i, person in enumerate(people) if not person["ignore"])
     size = len(chosen)
     categories = tuple(
-        _category(run.evalImgs[k * size : (k + 1) * size]) for k in range(len(dataset.categories) if chosen else 0)
+        _matched_category(run.evalImgs[k * size : (k + 1) * size])
+        for k in range(len(dataset.categories) if chosen else 0)
     )
     return MatchedPeople(tuple(chosen), categories, run.params.recThrs, oks)
 
 
-def _category(evaluated: list[dict[str, Any] | None]) -> _Category:
-    """From COCOeval's answers for every image of one category; None where it has neither people nor predictions."""
-    labelled = np.array([0 if each is None else np.count_nonzero(each["gtIgnore"] == 0) for each in evaluated])
-    some = [(index, each) for index, each in enumerate(evaluated) if each is not None]
-    if not some:
-        return _Category(labelled, (), ())
-    images = np.concatenate([np.full(len(each["dtScores"]), index) for index, each in some])
-    order = np.argsort(-np.concatenate([each["dtScores"] for _, each in some]), kind="mergesort")
-    matched = np.concatenate([each["dtMatches"] for _, each in some], axis=1)[:, order] > 0  # (T, D)
-    counted = ~np.concatenate([each["dtIgnore"] for _, each in some], axis=1)[:, order]
-    return _Category(
-        labelled,
+def match_image_set(
+    people: Iterable[PoseResult], images: ImageSet, skeleton: Skeleton, convention: Convention = "all"
+) -> MatchedPeople:
+    """``match_people`` for the people of a labeled image set, in the order of its images."""
+    if images.labels is None:
+        raise ValueError(f"{images.description}: keypoint AP needs labels")
+    by_id = dict(zip(images.image_ids, people, strict=True))
+    return match_people(by_id, images.labels, skeleton, image_ids=images.image_ids, images=convention)
+
+
+def _matched_category(evaluated: list[dict[str, Any] | None]) -> _MatchedCategory:
+    """From ``COCOeval.evalImgs`` of one category: one entry per image, None without people and predictions."""
+    labeled = np.array([0 if entry is None else np.count_nonzero(entry["gtIgnore"] == 0) for entry in evaluated])
+    present = [(index, entry) for index, entry in enumerate(evaluated) if entry is not None]
+    if not present:
+        return _MatchedCategory(labeled, (), ())
+    images = np.concatenate([np.full(len(entry["dtScores"]), index) for index, entry in present])
+    order = np.argsort(-np.concatenate([entry["dtScores"] for _, entry in present]), kind="mergesort")
+    matched = np.concatenate([entry["dtMatches"] for _, entry in present], axis=1)[:, order] > 0  # (T, D)
+    counted = ~np.concatenate([entry["dtIgnore"] for _, entry in present], axis=1)[:, order]
+    return _MatchedCategory(
+        labeled,
         tuple(images[order][row] for row in counted),
         tuple(np.flatnonzero(hit[row]) for hit, row in zip(matched, counted, strict=True)),
     )
@@ -115,14 +129,14 @@ def _category(evaluated: list[dict[str, Any] | None]) -> _Category:
 
 @dataclass(frozen=True)
 class APDifference:
-    """Keypoint AP of two results on the same images, 0..1, and how sure their difference is."""
+    """Keypoint AP of two results on the same images, 0..1, and the interval of their difference."""
 
     before: float
     after: float
     difference: float  # after - before
-    interval: tuple[float, float] | None  # 95 % of the differences of all draws; None for a single image
+    interval: tuple[float, float] | None  # 95 % bootstrap interval of the difference; None for a single image
     resamples: int
-    worst_image: int | None  # id of the image that loses most OKS, summed over its people; None where none loses
+    worst_image: int | None  # id of the image that loses most OKS, summed over its people; None if none loses
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -136,20 +150,20 @@ class APDifference:
 
 
 def points(fraction: float) -> str:
-    """A figure of 0..1 in points of 100, without a "-0.00"."""
+    """A value in 0..1 as points of 100, never "-0.00"."""
     return f"{round(100 * fraction, 2) + 0.0:.2f}"
 
 
 def ap_difference(
     before: MatchedPeople, after: MatchedPeople, resamples: int = RESAMPLES, seed: int = 0
 ) -> APDifference | None:
-    """Difference in AP with its paired bootstrap interval (percentiles); None where no labelled person decides it.
+    """Difference in AP with its paired bootstrap interval (percentiles); None if no labeled person counts.
 
-    The same arguments give the same answer. Draws without any labelled person, which only tiny sets have, are left out.
-    ValueError for results of different images.
+    Deterministic. Draws without any labeled person, which occur only in tiny sets, are left out. ValueError if the two
+    results are not of the same images.
     """
     if before.image_ids != after.image_ids:
-        raise ValueError("the two results are not of the same images: there is nothing to pair")
+        raise ValueError("the two results are of different images and cannot be compared image by image")
     first, second = before.ap(), after.ap()
     if first is None or second is None:
         return None

@@ -1,10 +1,13 @@
-"""``python -m yolopose.benchmarks.studies.naive_int8``: int8 without care, to hold ours against.
+"""``python -m yolopose.benchmarks.studies.naive_int8``: int8 without an accuracy search, for comparison.
 
-Three files that anybody gets from onnxruntime.quantization.quantize_static: `naive`, its defaults on every operator;
-`ceiling`, all operators as ONNX Runtime computes them fastest on x86 (U8S8, a scale a channel), and
-`ceiling-openvino`, all convolutions, which is faster than all operators in OpenVINO. Their accuracy is whatever it is.
-They get the contract of the float32 artifact, so that yolopose-bench runs them beside it, and say in it that
-nothing about them was verified.
+It writes three files as ``onnxruntime.quantization.quantize_static`` makes them:
+
+naive             its defaults, on every operator
+ceiling           all operators, as ONNX Runtime computes them fastest on x86 (U8S8, one scale per channel)
+ceiling-openvino  all convolutions, which OpenVINO computes faster than all operators
+
+They get the contract of the float32 artifact, so that yolopose-bench can run them too; it says that nothing about them
+was verified.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from yolopose.runtime.output import atomic_write
 KINDS = ("naive", "ceiling", "ceiling-openvino")
 
 
-def quantize_without_care(artifact: Path, images: Path, limit: int, kind: str, output: Path) -> None:
-    """Write the ``kind`` of int8 that quantize_static makes of ``artifact``, min-max over photographs in ``images``."""
+def quantize_naively(artifact: Path, images: Path, limit: int, kind: str, output: Path) -> None:
+    """Write the ``kind`` of int8 file; min-max calibration on at most ``limit`` photographs in ``images``."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -49,7 +52,7 @@ def quantize_without_care(artifact: Path, images: Path, limit: int, kind: str, o
         options = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
     if kind == "ceiling-openvino":
         options["op_types_to_quantize"] = ["Conv"]
-    logging.getLogger().setLevel(logging.ERROR)  # it advises pre-processing, which simplification has done
+    logging.getLogger().setLevel(logging.ERROR)  # it recommends pre-processing, which simplification has done
     with TemporaryDirectory() as folder:
         made = Path(folder) / "made.onnx"
         quantize_static(str(artifact), str(made), Frames(), quant_format=QuantFormat.QDQ, **options)
@@ -66,8 +69,8 @@ def quantize_without_care(artifact: Path, images: Path, limit: int, kind: str, o
     atomic_write(output, embed_contract(model, contract))
 
 
-def for_any_engine(artifact: Path) -> Path:
-    """A copy that ONNX Runtime takes, whichever engine the artifact is for: the same graph, so the same accuracy."""
+def copy_for_onnxruntime(artifact: Path) -> Path:
+    """A copy that ONNX Runtime accepts, whatever the target of the artifact: the same graph, so the same accuracy."""
     import onnx
 
     from yolopose.export.graph import embed_contract
@@ -82,21 +85,23 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     written = []
     for kind in KINDS:
         output = arguments.artifact.with_name(f"{arguments.artifact.stem}-int8-{kind}.onnx")
-        quantize_without_care(arguments.artifact, arguments.images, arguments.limit, kind, output)
+        quantize_naively(arguments.artifact, arguments.images, arguments.limit, kind, output)
         written.append(str(output))
-    written += [str(for_any_engine(file)) for file in arguments.for_any_engine]
+    written += [str(copy_for_onnxruntime(file)) for file in arguments.for_onnxruntime]
     console.result({"written": written}, "\n".join(written))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    made = parser("python -m yolopose.benchmarks.studies.naive_int8", "int8 without care, to hold ours against.")
+    made = parser(
+        "python -m yolopose.benchmarks.studies.naive_int8", "int8 files without an accuracy search, for comparison."
+    )
     made.add_argument("artifact", type=Path, help="float32 artifact")
-    made.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs to calibrate on")
+    made.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs for calibration")
     made.add_argument(
-        "--for-any-engine", type=Path, nargs="*", default=[], metavar="FILE",
-        help="also copy these int8 artifacts for ONNX Runtime, to measure the accuracy of what is for TensorRT",
+        "--for-onnxruntime", type=Path, nargs="*", default=[], metavar="FILE",
+        help="int8 artifacts to copy for ONNX Runtime, to measure the accuracy of files for TensorRT",
     )  # fmt: skip
-    made.add_argument("--limit", type=int, default=64, help="of them, evenly spread")
+    made.add_argument("--limit", type=int, default=64, help="number of photographs, evenly spread")
     return run(_main, made, argv)
 
 

@@ -1,7 +1,7 @@
-"""Choosing C and R: candidates and suppression chains seen on real photographs, and what a small C costs in AP.
+"""Candidates and suppression chains on photographs, and the AP that a small number of candidates C costs.
 
-``make bench-nms`` runs it. The numbers come from the PyTorch network and plain numpy, so they do not depend on the
-sizes that they are to choose; tests/deploy/test_nms.py holds the graph equal to this arithmetic.
+They are the basis for C and the number of NMS rounds R. ``make bench-nms`` runs it. All numbers come from the PyTorch
+network and numpy, so they do not depend on C and R; tests/deploy/test_nms.py shows that the graph computes the same.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,24 +19,27 @@ from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.images import list_images, read_image
 from yolopose.runtime.result import PoseResult
 
+if TYPE_CHECKING:
+    from yolopose.deploy.reference import ReferenceEstimator
+
 THRESHOLDS = (0.25, 0.05, 0.01, 0.001)
 CANDIDATES = (50, 100, 200, 300, 500, 1000, 3000)
-STUDIED = 3000  # candidates the study itself looks at; an image has 8,400 anchors at 640
+MAX_STUDIED = 3000  # candidates of an image whose chains are measured; an image has 8,400 anchors at 640
 
 
-def rounds_to_settle(boxes: np.ndarray, iou_threshold: float) -> int:
-    """Rounds until greedy NMS is reached: the depth of the longest suppression chain that matters.
+def rounds_to_converge(boxes: np.ndarray, iou_threshold: float) -> int:
+    """Rounds until the NMS of the graph reaches greedy NMS: the depth of the longest effective suppression chain.
 
-    boxes: (n, 4) xyxy float32 by falling score. The graph needs one round more, to see that nothing changes any longer.
+    boxes: (n, 4) xyxy float32 by descending score. The graph needs one more round to see that nothing changes.
     """
     suppresses = np.tril(iou_matrix(boxes, boxes) > iou_threshold, -1).astype(np.float32)
     keep = np.ones(len(boxes), np.float32)
-    for done in range(len(boxes) + 1):
+    for rounds in range(len(boxes) + 1):
         following = (suppresses @ keep < 0.5).astype(np.float32)
         if np.array_equal(following, keep):
-            return done
+            return rounds
         keep = following
-    raise AssertionError("a chain cannot be longer than there are boxes")
+    raise AssertionError("a chain cannot be longer than the number of boxes")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--weights", required=True, help="a trained checkpoint")
     made.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs")
     made.add_argument("--data", type=Path, metavar="JSON", help="their labels: adds the table of AP over C")
-    made.add_argument("--imgsz", type=int, default=None, help="square size; default: the network's own")
+    made.add_argument("--imgsz", type=int, default=None, help="square size; default: size of the network")
     made.add_argument("--iou", type=float, nargs="+", default=[0.65, 0.45], help="IoU thresholds")
-    made.add_argument("--limit", type=int, default=200, help="images for the chains")
+    made.add_argument("--limit", type=int, default=200, help="number of images for the chains")
     return made
 
 
@@ -65,27 +68,28 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     for file in console.progress(files, len(files), "chains"):
         predictions, _ = reference.predict(read_image(file))
         scores = predictions.scores[0].amax(dim=1).numpy()
-        order = np.argsort(-scores, kind="stable")[:STUDIED]
+        order = np.argsort(-scores, kind="stable")[:MAX_STUDIED]
         boxes = predictions.boxes[0].numpy()[order]
         for score in THRESHOLDS:
             count = int((scores > np.float32(score)).sum())
             for iou in arguments.iou:
-                depth = rounds_to_settle(boxes[: min(count, STUDIED)], iou)
+                depth = rounds_to_converge(boxes[: min(count, MAX_STUDIED)], iou)
                 rows.setdefault((score, iou), []).append((count, depth))
     document["chains"] = [
-        _chain_row(score, iou, np.array(seen)) for (score, iou), seen in sorted(rows.items(), reverse=True)
+        _chain_row(score, iou, np.array(counts)) for (score, iou), counts in sorted(rows.items(), reverse=True)
     ]
     if arguments.data is not None:
         document["ap_over_candidates"] = _ap_over_candidates(reference, arguments, console)
     console.result(document, _text(document))
 
 
-def _chain_row(score: float, iou: float, seen: np.ndarray) -> dict[str, Any]:
-    counts, depths = seen[:, 0], seen[:, 1]
+def _chain_row(score: float, iou: float, measured: np.ndarray) -> dict[str, Any]:
+    """measured: (images, 2) number of candidates and depth of the longest chain."""
+    counts, depths = measured[:, 0], measured[:, 1]
     return {
         "score": score,
         "iou": iou,
-        "images": len(seen),
+        "images": len(measured),
         "candidates": {
             "p50": float(np.median(counts)),
             "p99": float(np.percentile(counts, 99)),
@@ -95,10 +99,12 @@ def _chain_row(score: float, iou: float, seen: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _ap_over_candidates(reference: Any, arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
-    """Keypoint AP at score 0.001 with only the C best candidates entering NMS (at most 100 people an image)."""
+def _ap_over_candidates(
+    reference: ReferenceEstimator, arguments: argparse.Namespace, console: Console
+) -> list[dict[str, Any]]:
+    """Keypoint AP at score 0.001 if only the C best candidates enter NMS (at most 100 people per image)."""
     data = read_coco(arguments.data, arguments.images, reference.net.skeleton)
-    reference.score_threshold = THRESHOLDS[-1]
+    reference.score_threshold = THRESHOLDS[-1]  # lower than AP_SCORE_THRESHOLD: here many candidates are the subject
     results: dict[int, dict[int, PoseResult]] = {c: {} for c in CANDIDATES}
     for image in console.progress(data.images.values(), len(data.images), "AP"):
         predictions, placement = reference.predict(read_image(image.path))
@@ -107,8 +113,8 @@ def _ap_over_candidates(reference: Any, arguments: argparse.Namespace, console: 
             results[c][image.id] = reference.people(predictions, placement)
     rows = []
     for c in CANDIDATES:
-        found = evaluate(results[c], data, reference.net.skeleton)
-        rows.append({"candidates": c, "ap": found.ap, "ap50": found.ap50, "ar": found.ar})
+        ap = evaluate(results[c], data, reference.net.skeleton)
+        rows.append({"candidates": c, "ap": ap.ap, "ap50": ap.ap50, "ar": ap.ar})
     return rows
 
 

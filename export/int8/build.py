@@ -1,7 +1,4 @@
-"""How each layer fared, for people to look at: JSON, and a picture of the ranking and of what was tried.
-
-A float32 graph -> the int8 graph of one engine: calibrate, plan, rank, search.
-"""
+"""From a float32 graph to the int8 graph of one backend: split the images, calibrate, plan, rank, search, report."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,74 +15,27 @@ import onnx
 
 from yolopose.data.image_set import ImageSet
 from yolopose.runtime.contract import InputInfo
+from yolopose.runtime.errors import UsageError
 from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write
 from yolopose.runtime.skeleton import Skeleton
 
 from ..graph import letterboxed
 from .layers import find_body
-from .quantize import Int8Config, Plan, make_plan, quantize, tensors_to_sample
-from .ranges import collect
-from .search import Found, Journal, Progress, element_counts, keeping_order, rank, search
+from .quantize import Int8Config, QuantizationPlan, make_plan, quantize, tensors_to_sample
+from .ranges import Progress, collect_samples
+from .search import ResumeCache, SearchResult, element_counts, float32_order, rank, search
 from .trials import Trials
 
-SHOWN = 40  # layers in the picture, the most sensitive ones
-
-
-def write_sensitivity(path: Path, found: Found) -> None:
-    """``path`` (.json): ranking, trials, and how each tensor is rounded; beside it the picture, .png. OutputError."""
-    plan = found.plan
-    unranked = [layer.name for layer in plan.body.layers if layer.name not in found.ranking]
-    document = {
-        "target": plan.target,
-        "layers": [
-            {"name": name, "pose_loss_alone": loss, "kept_float32": name in plan.kept}
-            for name, loss in (found.ranking | {name: None for name in unranked}).items()
-        ],
-        "trials": [{"layers_kept": count, **asdict(trial)} for count, trial in sorted(found.trials.items())],
-        "tensors": {name: asdict(choice) for name, choice in plan.choices.items()},
-    }
-    atomic_write(path, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-    atomic_write(path.with_suffix(".png"), picture(found))
-
-
-def picture(found: Found) -> bytes:
-    """PNG: what each of the most sensitive layers costs alone, and what keeping more of them leaves."""
-    from matplotlib.figure import Figure  # takes half a second to import
-
-    names = list(found.ranking)[:SHOWN]
-    figure = Figure(figsize=(11, 0.2 * len(names) + 2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    colours = ["#999999" if name in found.plan.kept else "#c44e52" for name in names]
-    left.barh(range(len(names)), [found.ranking[name] for name in names], color=colours)
-    left.set_yticks(range(len(names)), names, fontsize=6)
-    left.invert_yaxis()
-    left.set_xlabel("1 - OKS with float32, this layer alone in int8 (grey: stays float32)")
-    counts = sorted(found.trials)
-    trials = [found.trials[count] for count in counts]
-    drops = [trial.drop for trial in trials if trial.drop is not None]
-    places = range(len(counts))
-    if drops:
-        right.errorbar(places, drops, [trial.error or 0 for trial in trials], fmt="o-", color="#4c72b0", capsize=3)
-        right.set_ylabel("keypoint AP lost, points")
-    else:
-        right.plot(places, [trial.pose_loss for trial in trials], "o-", color="#4c72b0")
-        right.set_ylabel("1 - OKS with float32")
-    right.set_xticks(places, [str(count) for count in counts])
-    right.set_xlabel("layers kept float32")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
-    return file.getvalue()
-
-
 CALIBRATION = 64  # images
-MIN_SHARE = 16  # images that calibration, search and report need each
-MOST_SEARCHED = 256
+MIN_SHARE = 16  # images needed each for calibration, search and report
+MAX_SEARCH_IMAGES = 256
+SHOWN_LAYERS = 40  # layers in the figure, the most sensitive ones
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Images for three purposes, no image for two: what a plan was fitted to cannot tell how good it is."""
+    """Disjoint images for three purposes: images to which a graph was fitted cannot show how accurate it is."""
 
     calibration: ImageSet
     search: ImageSet
@@ -93,30 +43,34 @@ class Shares:
 
 
 def share_out(images: ImageSet, calibration: ImageSet | None, seed: int) -> Shares:
-    """At random by ``seed``: 64 images (or a third) to calibrate unless others are given for that, of the rest one half
-    to search with, at most 256, and the other to report on. ValueError where there are too few, or one in both."""
+    """Split ``images`` at random by ``seed``.
+
+    ``CALIBRATION`` images (or a third, if that is fewer) are for calibration, unless ``calibration`` gives others. Half
+    of the rest, at most ``MAX_SEARCH_IMAGES``, is for the search, the others are for the report. UsageError for too few
+    images, or if an image of ``calibration`` is also in ``images``.
+    """
     if calibration is not None:
-        theirs = {path.resolve() for path in images.paths}
-        twice = [path for path in calibration.paths if path.resolve() in theirs]
-        if twice:
-            raise ValueError(
-                f"{twice[0]} ({len(twice)} in all) is to calibrate int8 and to judge it: name other images, or leave "
-                "--calibration out and some of --images are set aside for it"
+        paths = {path.resolve() for path in images.paths}
+        shared = [path for path in calibration.paths if path.resolve() in paths]
+        if shared:
+            raise UsageError(
+                f"{shared[0]} ({len(shared)} in all) is in --calibration and in the images that judge int8: name other "
+                "images, or leave --calibration out and some of --images are used for it"
             )
     order = np.random.default_rng(seed).permutation(len(images))
     own = 0 if calibration is not None else min(CALIBRATION, len(images) // 3)
-    searched = min(MOST_SEARCHED, (len(images) - own) // 2)
+    searched = min(MAX_SEARCH_IMAGES, (len(images) - own) // 2)
     shares = (
         calibration if calibration is not None else images.part(sorted(order[:own].tolist())),
         images.part(sorted(order[own : own + searched].tolist())),
         images.part(sorted(order[own + searched :].tolist())),
     )
     parts = 2 if calibration is not None else 3
-    for purpose, share in zip(("calibrate on", "search with", "report on"), shares, strict=True):
+    for purpose, share in zip(("calibration", "the search", "the report"), shares, strict=True):
         if len(share) < MIN_SHARE:
-            raise ValueError(
-                f"int8 needs at least {MIN_SHARE} images to {purpose}, none of them used twice, so {parts * MIN_SHARE} "
-                f"in all (better {CALIBRATION} and some hundreds); {images.description} has {len(images)}"
+            raise UsageError(
+                f"int8 needs at least {MIN_SHARE} images for {purpose}, no image is used twice: {parts * MIN_SHARE} in "
+                f"all (better {CALIBRATION} and some hundreds); {images.description} has {len(images)}"
                 + (f", {calibration.description} {len(calibration)}" if calibration is not None else "")
                 + ": name more, or none to use synthetic scenes"
             )
@@ -130,55 +84,97 @@ def to_int8(
     skeleton: Skeleton,
     config: Int8Config,
     max_ap_drop: float,
-    journal: Path,
+    cache_path: Path,
     say: Callable[[str], None],
     progress: Progress,
-) -> tuple[onnx.ModelProto, Found]:
-    """The int8 graph, and what the search found: ``met`` says whether the budget holds on the search's images.
+) -> tuple[onnx.ModelProto, SearchResult]:
+    """The int8 graph of the float32 ``model``, and the result of the search.
 
-    max_ap_drop: points. journal: file that an interrupted search goes on from; it is removed when the budget is met.
-    ValueError for a graph that cannot become int8, ArtifactError for values that are not finite.
+    max_ap_drop: points. cache_path: file from which an interrupted search continues; removed once the budget is met.
+    UsageError for a graph that cannot become int8, ArtifactError for values that are not finite.
     """
     body = find_body(model)
     tensors = tensors_to_sample(body, config.target)
     frames = [frame for frame, _ in letterboxed(shares.calibration, given)]
     count = len(frames)
-    each = (frames[i] for i in progress(range(count), count, "calibration"))
-    samples = collect(model, tensors, each, config.seed, rows=given.batch.min)
-
-    def tick(names: Sequence[str]) -> Iterable[str]:
-        return (names[i] for i in progress(range(len(names)), len(names), "ranges of tensors"))
-
-    plan = make_plan(body, samples, config.target, tick)
+    calibration = (frames[i] for i in progress(range(count), count, "calibration"))
+    samples = collect_samples(model, tensors, calibration, config.seed, rows=given.batch.min)
+    plan = make_plan(body, samples, config.target, progress)
     del samples
     trials = Trials(model, shares.search, given, skeleton)
-    notes = Journal(journal, _key(model, config, frames, trials))
+    cache = ResumeCache(cache_path, _cache_key(model, config, frames, trials))
     deadline = time.monotonic() + 60 * config.search_minutes
-    ranking = rank(plan, model, trials, notes, progress, deadline)
-    order = keeping_order(plan, ranking, element_counts(model, body, frames[0], given.batch.min))
-    found = search(plan, model, trials, ranking, order, max_ap_drop, notes, say, deadline)
-    if found.finished and found.met:
-        notes.remove()
+    ranking = rank(plan, model, trials, cache, progress, deadline)
+    order = float32_order(plan, ranking, element_counts(model, body, frames[0], given.batch.min))
+    result = search(plan, model, trials, ranking, order, max_ap_drop, cache, say, deadline)
+    if result.search_done and result.budget_met:
+        cache.remove()
         if len(ranking) < len(body.layers):
-            say(f"time for {len(ranking)} of {len(body.layers)} layers in the ranking; none of them has to be kept")
-    elif not found.finished:
-        say("the time of the search was up; the same command with more --search-minutes goes on from here")
-    rounded = quantize(model, found.plan)
-    onnx.checker.check_model(rounded, full_check=True)
-    return rounded, found
+            say(f"time to rank {len(ranking)} of {len(body.layers)} layers; none of them has to stay float32")
+    elif not result.search_done:
+        say("the time of the search was up; the same command with more --search-minutes continues it")
+    quantized = quantize(model, result.plan)
+    onnx.checker.check_model(quantized, full_check=True)
+    return quantized, result
 
 
-def _key(model: onnx.ModelProto, config: Int8Config, frames: Sequence[np.ndarray], trials: Trials) -> str:
-    """Of everything that decides the answers, but the budget and the time, which only decide what is asked."""
+def _cache_key(model: onnx.ModelProto, config: Int8Config, frames: Sequence[np.ndarray], trials: Trials) -> str:
+    """Hash of everything that determines the results of trials. Budget and time only decide which trials are run."""
     digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
     digest.update(f"{config.target} {config.seed} {installed_versions()} {trials.skeleton.sigmas}".encode())
-    for people in trials.labelled_people():
-        digest.update(f"{people}".encode())
+    for person in trials.labels():
+        digest.update(f"{person}".encode())
     for frame in (*frames, *(frame for frame, _ in trials.frames)):
         digest.update(frame.tobytes())
     return digest.hexdigest()
 
 
-def kept_layers(plan: Plan) -> tuple[str, ...]:
+def kept_layers(plan: QuantizationPlan) -> tuple[str, ...]:
     """Names of the layers that stay float32, in graph order."""
-    return tuple(layer.name for layer in plan.body.layers if layer.name in plan.kept)
+    return tuple(layer.name for layer in plan.body.layers if layer.name in plan.float32_layers)
+
+
+def write_sensitivity(path: Path, result: SearchResult) -> None:
+    """Write ``path`` (.json): ranking, trials and the range of each tensor; and the figure, .png. OutputError."""
+    plan = result.plan
+    unranked = [layer.name for layer in plan.body.layers if layer.name not in result.ranking]
+    document = {
+        "target": plan.target,
+        "layers": [
+            {"name": name, "pose_loss_alone": loss, "kept_float32": name in plan.float32_layers}
+            for name, loss in (result.ranking | dict.fromkeys(unranked)).items()
+        ],
+        "trials": [{"layers_kept": count, **asdict(trial)} for count, trial in sorted(result.trials.items())],
+        "tensors": {name: asdict(choice) for name, choice in plan.choices.items()},
+    }
+    atomic_write(path, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    atomic_write(path.with_suffix(".png"), sensitivity_figure(result))
+
+
+def sensitivity_figure(result: SearchResult) -> bytes:
+    """PNG: loss of each of the most sensitive layers alone in int8, and loss over the number of float32 layers."""
+    from matplotlib.figure import Figure  # takes half a second to import
+
+    names = list(result.ranking)[:SHOWN_LAYERS]
+    figure = Figure(figsize=(11, 0.2 * len(names) + 2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    colors = ["#999999" if name in result.plan.float32_layers else "#c44e52" for name in names]
+    left.barh(range(len(names)), [result.ranking[name] for name in names], color=colors)
+    left.set_yticks(range(len(names)), names, fontsize=6)
+    left.invert_yaxis()
+    left.set_xlabel("1 - OKS with float32, this layer alone in int8 (gray: stays float32)")
+    counts = sorted(result.trials)
+    trials = [result.trials[count] for count in counts]
+    drops = [trial.drop for trial in trials if trial.drop is not None]
+    positions = range(len(counts))
+    if drops:
+        right.errorbar(positions, drops, [trial.error or 0 for trial in trials], fmt="o-", color="#4c72b0", capsize=3)
+        right.set_ylabel("keypoint AP lost, points")
+    else:
+        right.plot(positions, [trial.pose_loss for trial in trials], "o-", color="#4c72b0")
+        right.set_ylabel("1 - OKS with float32")
+    right.set_xticks(positions, [str(count) for count in counts])
+    right.set_xlabel("float32 layers")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return file.getvalue()

@@ -21,7 +21,8 @@ from yolopose.data.labelled_images import LabelledImages
 from yolopose.data.sample import DamagedImage, Sample
 from yolopose.data.sources import Mixed, SyntheticSource, open_labels, open_sources
 from yolopose.data.synthetic import SyntheticScenes
-from yolopose.data.yolo_txt import AREA_OF_BOX, read_yolo
+from yolopose.data.yolo_txt import read_yolo
+from yolopose.evaluation import AREA_OF_BOX
 from yolopose.runtime.errors import DataError
 from yolopose.runtime.images import read_image
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton

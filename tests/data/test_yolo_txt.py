@@ -14,7 +14,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.data.yolo_txt import AREA_OF_BOX, image_size, read_yolo, read_yolo_folder
+from yolopose.data.yolo_txt import image_size, read_yolo, read_yolo_folder
+from yolopose.evaluation import AREA_OF_BOX
 from yolopose.runtime.errors import BackendUnavailable, DataError
 from yolopose.runtime.images import read_image
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton

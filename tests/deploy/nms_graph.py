@@ -1,4 +1,4 @@
-"""The NMS of the deployed graph on its own, as torch module and as ONNX graph, for tests that feed it boxes."""
+"""The NMS of the deployed graph alone, as torch module and as ONNX graph, for tests with given boxes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NmsGraph(nn.Module):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What NMS said of one image: kept anchors by falling score, candidate count, flags as in the contract."""
+    """NMS of one image: kept anchors by descending score, number of candidates, flags as in the contract."""
 
     anchors: list[int]
     count: int
@@ -65,7 +65,7 @@ def session(config: NmsInfo) -> onnxruntime.InferenceSession:
 
 
 def run(config: NmsInfo, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray | None = None) -> list[Outcome]:
-    """boxes (B, N, 4) xyxy, scores (B, N), labels (B, N) through the ONNX graph at the thresholds of ``config``."""
+    """Run the ONNX graph at the thresholds of ``config``. boxes (B, N, 4) xyxy, scores (B, N), labels (B, N)."""
     if labels is None:
         labels = np.zeros(scores.shape, np.int64)
     graph = session(config)

@@ -1,5 +1,4 @@
-"""Networks from a table of layers as they are deployed, against the plain reference: NMS where they need it, none where
-they do not."""
+"""Deployed networks against the PyTorch reference, with NMS and with one-to-one heads."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ SCORE, IOU = 0.5, 0.4
 
 
 def random_net(family: str, classes: int) -> PoseNet:
-    """A quarter of its cells find somebody, scores and places differ from cell to cell."""
+    """A quarter of its cells exceed the score threshold; scores and positions differ from cell to cell."""
     torch.manual_seed(3)
     net = build(small_config(family), classes=tuple(f"class_{index}" for index in range(classes)))
     with torch.no_grad():
@@ -43,7 +42,7 @@ def random_net(family: str, classes: int) -> PoseNet:
 @pytest.mark.parametrize("family", TABLES)
 @pytest.mark.parametrize("classes", [1, 3])
 @torch.no_grad()
-def test_people_are_those_of_the_reference(family: str, classes: int) -> None:
+def test_people_equal_the_reference(family: str, classes: int) -> None:
     net = random_net(family, classes)
     nms = NmsInfo(candidates=80, max_people=80, rounds=40, class_aware=classes > 1 and not net.one_to_one)
     deployed = DeployedNet(net, nms)
@@ -60,7 +59,7 @@ def test_people_are_those_of_the_reference(family: str, classes: int) -> None:
         np.testing.assert_allclose(found.scores[row, :count], expected.scores, atol=1e-4)
         boxes, keypoints = found.boxes[row, :count].numpy(), found.keypoints[row, :count, :, :2].numpy()
         apart = np.abs(expected.boxes[:, None] - boxes[None]).max(axis=2)
-        same = apart.argmin(axis=1)  # equal scores may come in another order
+        same = apart.argmin(axis=1)  # equal scores may be in another order
         assert sorted(same) == list(range(count))
         assert apart.min(axis=1).max() < 1e-2
         np.testing.assert_allclose(keypoints[same], expected.keypoints, atol=1e-2)
@@ -71,7 +70,7 @@ def test_people_are_those_of_the_reference(family: str, classes: int) -> None:
 
 @pytest.mark.parametrize("family", TABLES)
 @torch.no_grad()
-def test_the_bare_network_gives_its_rows(family: str) -> None:
+def test_bare_network_returns_head_rows(family: str) -> None:
     net = random_net(family, 2)
     rows = BareNet(net)(torch.rand(1, 3, 64, 64))
     boxes = 4 * net.config.table.head.bins  # type: ignore[union-attr]

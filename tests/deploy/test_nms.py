@@ -1,4 +1,4 @@
-"""NMS of the graph against textbook greedy NMS and against ONNX's own NonMaxSuppression."""
+"""NMS of the graph against greedy NMS in numpy and against the ONNX operator NonMaxSuppression."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ SMALL = NmsInfo(candidates=10, rounds=4, max_people=3, score_threshold=0.25, iou
 
 
 def scene(rng: np.random.Generator, n: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 4) boxes and (n,) scores: spread out, heaped around a few centres, or with only four different scores."""
-    centres = rng.uniform(0, 640, (n, 2))
+    """(n, 4) boxes and (n,) scores. crowded: around a few centers; tied: also with only four different scores."""
+    centers = rng.uniform(0, 640, (n, 2))
     if kind in ("crowded", "tied"):
-        centres = rng.uniform(0, 640, (max(n // 8, 1), 2))[rng.integers(max(n // 8, 1), size=n)] + rng.normal(
+        centers = rng.uniform(0, 640, (max(n // 8, 1), 2))[rng.integers(max(n // 8, 1), size=n)] + rng.normal(
             0, 12, (n, 2)
         )
     size = rng.uniform(30, 150, (n, 2))
-    boxes = np.concatenate([centres - size / 2, centres + size / 2], axis=1).astype(np.float32)
+    boxes = np.concatenate([centers - size / 2, centers + size / 2], axis=1).astype(np.float32)
     scores = rng.choice([0.3, 0.5, 0.7, 0.9], n) if kind == "tied" else rng.uniform(0, 1, n)
     return boxes, scores.astype(np.float32)
 
 
 def greedy(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, config: NmsInfo) -> list[int]:
-    """Textbook answer on the C best candidates, at most M people."""
+    """Greedy NMS of the C best candidates, at most M people."""
     candidates = np.flatnonzero(scores > np.float32(config.score_threshold))
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")][: config.candidates]
     kept = greedy_nms(boxes[candidates], scores[candidates], labels[candidates], config.iou_threshold)
@@ -43,7 +43,7 @@ def greedy(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, config: Nm
 
 
 def chain(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """n boxes in a row by falling score, each overlapping only its neighbours: a suppression chain n deep."""
+    """n boxes in a row by descending score, each overlapping only its neighbors: a suppression chain n deep."""
     x = np.arange(n, dtype=np.float32) * 30
     boxes = np.stack([x, np.zeros(n, np.float32), x + 100, np.full(n, 100, np.float32)], axis=1)
     return boxes, np.linspace(0.95, 0.3, n).astype(np.float32)
@@ -57,7 +57,7 @@ def chain(n: int) -> tuple[np.ndarray, np.ndarray]:
     classes=st.sampled_from([1, 3]),
     kind=st.sampled_from(["random", "crowded", "tied"]),
 )
-def test_equals_greedy_unless_a_flag_says_otherwise(seed: int, n: int, batch: int, classes: int, kind: str) -> None:
+def test_equals_greedy_nms_without_flags(seed: int, n: int, batch: int, classes: int, kind: str) -> None:
     rng = np.random.default_rng(seed)
     scenes = [scene(rng, n, kind) for _ in range(batch)]
     boxes, scores = np.stack([s[0] for s in scenes]), np.stack([s[1] for s in scenes])
@@ -67,14 +67,14 @@ def test_equals_greedy_unless_a_flag_says_otherwise(seed: int, n: int, batch: in
         assert bool(outcome.flags & 1) == (outcome.count > CONFIG.candidates)
         if not outcome.flags & 4:
             assert outcome.anchors == greedy(boxes[i], scores[i], labels[i], CONFIG)
-    # with as many rounds as candidates nothing can be left unsettled but the deepest possible chain
+    # with as many rounds as candidates only the deepest possible chain does not converge
     for i, outcome in enumerate(run(DEEP, boxes, scores, labels)):
         assert not outcome.flags & 4
         assert outcome.anchors == greedy(boxes[i], scores[i], labels[i], DEEP)
 
 
 def nonmaxsuppression_session(max_output: int) -> onnxruntime.InferenceSession:
-    """ONNX's operator, whose result is [batch, class, box] rows of unknown number."""
+    """The ONNX operator; its result is an unknown number of rows [batch, class, box]."""
     names = ["boxes", "scores", "max_output", "iou", "score"]
     node = helper.make_node("NonMaxSuppression", names, ["selected"])
     graph = helper.make_graph(
@@ -133,34 +133,34 @@ def test_fewer_anchors_than_candidates(n: int) -> None:
     assert bool(outcome.flags & 1) == (n > 10)
 
 
-def test_flag_people_cut_at_its_edge() -> None:
+def test_people_cut_flag_starts_above_m() -> None:
     for n, cut in ((3, False), (4, True)):
         boxes = np.stack([np.arange(n) * 100, np.zeros(n), np.arange(n) * 100 + 50, np.full(n, 50)], axis=1)
         (outcome,) = run(SMALL, boxes[None], np.linspace(0.9, 0.3, n)[None])
         assert bool(outcome.flags & 2) == cut
 
 
-def test_flag_not_converged_at_its_edge() -> None:
-    """A chain settles one link a round: R rounds settle and confirm R links, one more is flagged."""
+def test_not_converged_flag_starts_at_r_links() -> None:
+    """Each round resolves one link of a chain. The flag is set from R links on, when no round is left to confirm."""
     wide = NmsInfo(candidates=20, rounds=4, max_people=20, score_threshold=0.25, iou_threshold=0.5)
     for n in range(1, 12):
         boxes, scores = chain(n)
         padded, padded_scores = np.concatenate([boxes, boxes]), np.concatenate([scores, np.zeros(n, np.float32)])
         (outcome,) = run(wide, padded[None], padded_scores[None])
-        depth = n - 1  # the first box has nobody before it
+        depth = n - 1  # the first box has no box before it
         assert bool(outcome.flags & 4) == (depth >= wide.rounds), n
         if not outcome.flags & 4:
             assert outcome.anchors == greedy(boxes, scores, np.zeros(n), wide) == list(range(0, n, 2))
 
 
-def test_boxes_without_area_and_infinite_boxes_do_no_harm() -> None:
+def test_degenerate_and_infinite_boxes_do_not_affect_others() -> None:
     boxes = np.array(
         [[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, np.inf, np.inf], [10, 10, 60, 60], [11, 10, 61, 60]], np.float32
     )
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32)
     (outcome,) = run(CONFIG, boxes[None], scores[None])
     assert set(outcome.anchors) == {0, 1, 2, 3}
-    scores[2] = np.nan  # a network gone wrong: no person, and the others unharmed
+    scores[2] = np.nan  # NaN: no person, and the others are unchanged
     (outcome,) = run(CONFIG, boxes[None], scores[None])
     assert set(outcome.anchors) == {0, 1, 3}
 
@@ -176,7 +176,7 @@ def test_torch_module_and_onnx_graph_agree() -> None:
     assert anchors[valid].tolist() == run(CONFIG, boxes[None], scores[None])[0].anchors
 
 
-def test_overlap_by_hand() -> None:
+def test_pairwise_overlaps_by_hand() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]]]).permute(0, 2, 1)
     third = torch.tensor([[1 / 3 - 1e-3]])
     expected = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])

@@ -12,7 +12,7 @@ from yolopose.export.graph import feed, open_session, prediction_convolutions, w
 from yolopose.export.precision import FLOAT16_MAX, out_of_range, rounded_to_float16, to_float16
 from yolopose.runtime.errors import ArtifactError
 
-from .quantization.graphs import pictures, small_graph
+from .int8.graphs import random_images, small_graph
 
 
 def graph(weight: float = 0.5) -> onnx.ModelProto:
@@ -97,7 +97,7 @@ def test_graph_without_convolution_is_refused() -> None:
 
 def outputs(model: onnx.ModelProto) -> list[np.ndarray]:
     session = open_session(model)
-    return [value for image in pictures(2, seed=9) for value in session.run(None, feed([image]))]
+    return [value for image in random_images(2, seed=9) for value in session.run(None, feed([image]))]
 
 
 def loud_graph() -> onnx.ModelProto:
@@ -113,7 +113,7 @@ def loud_graph() -> onnx.ModelProto:
 def test_nodes_with_values_beyond_float16_stay_float32() -> None:
     expected = outputs(loud_graph())
     mended = loud_graph()
-    large = out_of_range(mended, pictures(8))
+    large = out_of_range(mended, random_images(8))
     assert {"inner", "inner_out_mul", "residual", "depthwise"} <= set(large)
     assert "stem" not in large
     assert "last" not in large
@@ -134,7 +134,7 @@ def test_nodes_with_values_beyond_float16_stay_float32() -> None:
 
 
 def test_usual_values_have_room() -> None:
-    assert out_of_range(small_graph(), pictures(4)) == {}
+    assert out_of_range(small_graph(), random_images(4)) == {}
 
 
 def test_values_that_are_not_finite_are_the_networks_fault() -> None:
@@ -142,7 +142,7 @@ def test_values_that_are_not_finite_are_the_networks_fault() -> None:
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "inner.weight")
     weight.CopyFrom(numpy_helper.from_array(np.full((8, 8, 3, 3), 1e38, np.float32), "inner.weight"))
     with pytest.raises(ArtifactError, match="not finite"):
-        out_of_range(model, pictures(2))
+        out_of_range(model, random_images(2))
 
 
 def test_the_rounded_copy_rounds_each_result_once() -> None:
@@ -150,7 +150,7 @@ def test_the_rounded_copy_rounds_each_result_once() -> None:
     copy = rounded_to_float16(model)
     session = open_session(with_outputs(copy, ["stem_out_rounded", "sum_rounded", "predict_boxes_out"]))
     plain = open_session(with_outputs(model, ["stem_out", "predict_boxes_out"]))
-    for image in pictures(2):
+    for image in random_images(2):
         stem, total, boxes = session.run(None, feed([image]))
         for value in (stem, total):
             np.testing.assert_array_equal(value, value.astype(np.float16).astype(np.float32))

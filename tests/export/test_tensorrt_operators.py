@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from yolopose.export.graph import simplify
 from yolopose.export.int8.layers import find_body
 from yolopose.export.int8.quantize import make_plan, quantize, tensors_to_sample
-from yolopose.export.int8.ranges import collect
+from yolopose.export.int8.ranges import collect_samples
 from yolopose.export.onnx_export import onnx_from_net
 from yolopose.export.precision import to_float16
 from yolopose.export.source import ShapeConfig
@@ -73,8 +73,8 @@ def int8(model: onnx.ModelProto) -> onnx.ModelProto:
     rows, height, width = (dim.dim_value or usual for dim, usual in zip(image, (1, 64, 64), strict=False))
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
-    samples = collect(model, tensors_to_sample(body, "tensorrt"), pictures, rows=rows)
-    return quantize(model, make_plan(body, samples, "tensorrt", lambda names: names))
+    samples = collect_samples(model, tensors_to_sample(body, "tensorrt"), pictures, rows=rows)
+    return quantize(model, make_plan(body, samples, "tensorrt", lambda items, total, label: items))
 
 
 class Typed:

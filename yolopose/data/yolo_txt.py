@@ -20,6 +20,7 @@ from yolopose.runtime.errors import BackendUnavailable, DataError, SourceError
 from yolopose.runtime.images import IMAGE_SUFFIXES, read_image
 from yolopose.runtime.skeleton import Skeleton
 
+from ..evaluation import AREA_OF_BOX
 from .coco import CocoCategory, CocoImage, CocoKeypoints, CocoPerson, label_skeleton, refuse_damaged
 from .parallel import in_threads
 
@@ -61,8 +62,6 @@ def _jpeg_size(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-# Silhouette over box, which the format does not have: the share in COCO's people that its evaluation tools use as well.
-AREA_OF_BOX = 0.53
 _TOLERANCE = 1e-3  # by which a box may leave 0..1: rounding
 # Stands for the size of a picture that cannot be read. It is found damaged wherever it is opened, as with COCO labels.
 _UNKNOWN_SIZE = (1, 1)

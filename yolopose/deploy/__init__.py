@@ -1,1 +1,1 @@
-"""The network as it is deployed, from a uint8 image to people, and the plain reference it is held against."""
+"""The network as it is deployed, from a uint8 image to people, and the PyTorch reference that it is compared with."""

@@ -1,4 +1,4 @@
-"""The deployed form of a network: letterboxed uint8 images in, people out, as shared by export and parity."""
+"""The deployed form of a network: letterboxed uint8 images in, people out. Export traces it to ONNX."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .nms import Candidates, Survivors, keep_best, select_candidates, suppress
 
 
 class People(NamedTuple):
-    """The artifact's outputs; M rows an image, rows past ``num_people`` are zero."""
+    """The outputs of the artifact; M rows per image, rows past ``num_people`` are zero."""
 
     num_people: Tensor  # (B,) int32
     boxes: Tensor  # (B, M, 4) float32 xyxy in letterboxed pixels
-    scores: Tensor  # (B, M) float32, falling
+    scores: Tensor  # (B, M) float32, descending
     labels: Tensor  # (B, M) int32
     keypoints: Tensor  # (B, M, K, 3) float32 x, y in letterboxed pixels, score in 0..1
     num_candidates: Tensor  # (B,) int32
-    flags: Tensor  # (B,) int32: 1 candidates cut at C, 2 people cut at M, 4 rounds not converged
+    flags: Tensor  # (B,) int32 bits: 1 candidates cut at C, 2 people cut at M, 4 NMS rounds not converged
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
@@ -34,7 +34,10 @@ def take(values: Tensor, index: Tensor) -> Tensor:
 def people_of(
     candidates: Candidates, people: Survivors, boxes: Tensor, labels: Tensor, keypoints: Tensor, nms: NmsInfo
 ) -> People:
-    """The outputs. boxes (B, 4, C), labels (B, C) int64 of the candidates; keypoints (B, M, K, 3) of the survivors."""
+    """Assemble the outputs.
+
+    boxes (B, 4, C) and labels (B, C) int64 of the candidates; keypoints (B, M, K, 3) of the survivors.
+    """
     alive = people.valid
     zero = torch.zeros((), dtype=torch.float32, device=boxes.device)
     return People(
@@ -51,9 +54,9 @@ def people_of(
 
 
 def _reverse_input_channels(net: PoseNet) -> None:
-    """Let an RGB network take BGR by reordering the weights of its first convolution, at no cost at run time.
+    """Make an RGB network take BGR: reorder the weights of its first convolution, at no cost at run time.
 
-    A space-to-depth stem sees several pixels at once: its input is blocks of three channels, reversed one by one.
+    The input of a space-to-depth stem is several blocks of three channels; each block is reversed.
     """
     first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
     out, channels, height, width = first.weight.shape
@@ -62,10 +65,10 @@ def _reverse_input_channels(net: PoseNet) -> None:
 
 
 class DeployedNet(nn.Module):
-    """``net`` with batch norm folded, normalisation before it and NMS behind it, where it needs any; takes BGR,
-    whatever ``net`` wants.
+    """``net`` with folded batch norm, normalization before it and NMS after it (none for a one-to-one head).
 
-    Boxes are decoded for the C candidates and keypoints for the M survivors only.
+    It takes BGR, whatever the channel order of ``net``. Only boxes of the C candidates and keypoints of the M survivors
+    are decoded.
     """
 
     def __init__(self, net: PoseNet, nms: NmsInfo) -> None:
@@ -103,9 +106,9 @@ class DeployedNet(nn.Module):
 
 
 class BareNet(nn.Module):
-    """The network alone, batch norm folded: float32 NCHW in, undecoded head rows out, no normalisation, no NMS.
+    """The network alone with folded batch norm: float32 NCHW in, undecoded head rows out; no normalization, no NMS.
 
-    The second baseline of the benchmark: what the network itself costs.
+    The second baseline of the benchmark: the time of the network itself.
     """
 
     def __init__(self, net: PoseNet) -> None:

@@ -1,11 +1,13 @@
-"""Non-maximum suppression with static shapes, in operators that every engine has.
+"""Non-maximum suppression (NMS) with static shapes, in operators that every backend has.
 
-Greedy NMS visits candidates by falling score and keeps one unless a kept candidate before it overlaps too much. Written
-as ``keep = valid and not any(suppresses & keep)`` over the C best candidates this is a fixed-point equation whose only
-solution is the greedy answer (``suppresses`` is strictly triangular). Starting from ``keep = valid``, round t settles
-every candidate whose suppression chain is at most t deep, so R rounds equal greedy NMS wherever chains are no deeper
-than R; comparing the last two rounds tells whether that was so. Nothing here has a data-dependent shape: batches of any
-size, CUDA graphs and TensorRT without plugin follow from it.
+Greedy NMS visits candidates by descending score and keeps a candidate unless a kept one before it overlaps too much.
+Written as ``keep = valid and not any(suppresses & keep)`` over the C best candidates, this is a fixed-point equation.
+Because ``suppresses`` is strictly triangular, its only solution is the greedy answer. Iteration starts from ``keep =
+valid``; after round t every candidate whose suppression chain is at most t deep has its final value. R rounds therefore
+equal greedy NMS wherever chains are no deeper than R, and two equal last rounds show that this was so.
+
+No shape depends on the data, so batches of any size, CUDA graphs and TensorRT without plugins work. Chain depths and
+candidates measured on photographs: docs/log.md.
 """
 
 from __future__ import annotations
@@ -21,28 +23,28 @@ from yolopose.runtime.contract import NmsInfo
 class Candidates(NamedTuple):
     """The C best anchors of each image by score; rows with ``valid`` False are padding."""
 
-    scores: Tensor  # (B, C) falling, -1 where not valid
+    scores: Tensor  # (B, C) descending, -1 where not valid
     anchors: Tensor  # (B, C) int64 index of the anchor, 0 where not valid
     valid: Tensor  # (B, C) bool
-    total: Tensor  # (B,) int64 anchors above the threshold, also those that did not fit into C
+    total: Tensor  # (B,) int64 number of anchors above the threshold, also those beyond C
 
 
 class Survivors(NamedTuple):
-    """The M best candidates that greedy NMS keeps; rows past ``total`` are padding."""
+    """The M best candidates that NMS keeps; rows past ``total`` are padding."""
 
-    scores: Tensor  # (B, M) falling, 0 past total
+    scores: Tensor  # (B, M) descending, 0 past total
     rows: Tensor  # (B, M) int64 index into the C candidates
     valid: Tensor  # (B, M) bool
-    total: Tensor  # (B,) int64 at most M
-    people_cut: Tensor  # (B,) bool, more than M were kept
-    converged: Tensor  # (B,) bool, the rounds reached the greedy answer
+    total: Tensor  # (B,) int64, at most M
+    people_cut: Tensor  # (B,) bool: more than M were kept
+    converged: Tensor  # (B,) bool: the rounds reached the greedy answer
 
 
 def select_candidates(scores: Tensor, score_threshold: Tensor, num_candidates: int) -> Candidates:
-    """The ``num_candidates`` best anchors whose score exceeds the threshold.
+    """The ``num_candidates`` (C) best anchors whose score exceeds the threshold.
 
-    scores: (B, N) in 0..1; score_threshold: (B, 1). N may be smaller than C, and unknown while exporting: C columns of
-    padding are appended to the scores alone, so that TopK never asks for more than there is.
+    scores: (B, N) float32 in 0..1; score_threshold: (B, 1). N may be smaller than C, and is unknown during export.
+    Therefore C columns of padding are appended to the scores, so that TopK always has C columns.
     """
     above = scores > score_threshold
     ranked = torch.where(above, scores, torch.full_like(scores, -1.0))
@@ -55,8 +57,8 @@ def select_candidates(scores: Tensor, score_threshold: Tensor, num_candidates: i
 def pairwise_overlaps(boxes: Tensor, iou_threshold: Tensor) -> Tensor:
     """(B, C, C) bool: IoU of boxes i and j exceeds the threshold.
 
-    boxes: (B, 4, C) xyxy in pixels; iou_threshold: (B, 1). Compared as intersection > threshold x union, which needs no
-    division and never lets boxes without area overlap.
+    boxes: (B, 4, C) xyxy in pixels; iou_threshold: (B, 1). The comparison is intersection > threshold x union, which
+    needs no division and is false for boxes without area.
     """
     x1, y1, x2, y2 = (boxes[:, i] for i in range(4))  # (B, C) each
     width = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
@@ -68,11 +70,11 @@ def pairwise_overlaps(boxes: Tensor, iou_threshold: Tensor) -> Tensor:
 
 
 def keep_best(candidates: Candidates, iou_threshold: Tensor, nms: NmsInfo) -> Survivors:
-    """The ``nms.max_people`` best candidates, where each is a person of its own already.
+    """The ``nms.max_people`` best candidates of a one-to-one head, which needs no suppression.
 
-    The IoU threshold decides nothing and stays an input: no legal one is below 0.
+    The IoU threshold has no effect but stays an input of the graph; ``converged`` reads it and is true for 0..1.
     """
-    images = candidates.scores.shape[0]  # len() would fix the batch of the example
+    images = candidates.scores.shape[0]  # len() would make the batch of the example constant
     rows = torch.arange(nms.max_people, device=candidates.scores.device).expand(images, -1)
     scores, valid = candidates.scores[:, : nms.max_people], candidates.valid[:, : nms.max_people]
     return Survivors(
@@ -88,21 +90,21 @@ def keep_best(candidates: Candidates, iou_threshold: Tensor, nms: NmsInfo) -> Su
 def suppress(
     candidates: Candidates, boxes: Tensor, labels: Tensor | None, iou_threshold: Tensor, nms: NmsInfo
 ) -> Survivors:
-    """Greedy NMS of the candidates in ``nms.rounds`` rounds, then the ``nms.max_people`` best.
+    """NMS of the candidates in ``nms.rounds`` rounds, then the ``nms.max_people`` best.
 
-    boxes: (B, 4, C) xyxy of the candidates; labels: (B, C) integer, candidates of different labels do not suppress each
-    other, None for a single class.
+    boxes: (B, 4, C) xyxy of the candidates; iou_threshold: (B, 1). labels: (B, C) integer; candidates with different
+    labels do not suppress each other; None for a single class.
     """
     overlaps = pairwise_overlaps(boxes, iou_threshold)
     if labels is not None:
         overlaps = overlaps & (labels[:, :, None] == labels[:, None])
-    suppresses = overlaps.float().tril(diagonal=-1)  # (B, C, C), row i: 1 for the j < i that may suppress it
+    suppresses = overlaps.float().tril(diagonal=-1)  # (B, C, C): [i, j] is 1 if j < i may suppress i
     valid = candidates.valid[:, :, None].float()  # (B, C, 1)
     keep = valid
     previous = valid
     for _ in range(nms.rounds):
         previous = keep
-        keep = torch.relu(valid - torch.matmul(suppresses, keep))  # 1 where valid and nobody kept suppresses it
+        keep = torch.relu(valid - torch.matmul(suppresses, keep))  # 1 if valid and not suppressed by a kept one
     converged = ((keep - previous).abs().sum(dim=(1, 2))) < 0.5
     kept = keep[:, :, 0]
     ranked = torch.where(kept > 0.5, candidates.scores, torch.full_like(candidates.scores, -1.0))

@@ -1,7 +1,7 @@
-"""The PyTorch reference: the network as loaded, decoded everywhere, then textbook greedy NMS.
+"""The PyTorch reference, with which an artifact is compared: the network as loaded, full decode, greedy NMS.
 
-Shares nothing with the deployed graph but the network and the letterbox: no folded batch norm, no selection before
-decoding, no fixed rounds. What an artifact is compared with.
+It shares only the network and the letterbox with the deployed graph: batch norm is not folded, all anchors are decoded,
+and NMS has no fixed number of rounds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ NO_SUPPRESSION = 1.0  # as an IoU threshold
 
 
 def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Indices that greedy NMS keeps, by falling score (the lower index first among equals).
+    """Indices (m,) that greedy NMS keeps, by descending score; of equal scores the lower index comes first.
 
-    boxes: (n, 4) float32 xyxy; scores: (n,); labels: (n,), boxes of different labels never suppress each other.
+    boxes: (n, 4) float32 xyxy; scores: (n,); labels: (n,) integer; boxes with different labels do not suppress each
+    other.
     """
     order = np.argsort(-scores, kind="stable")
     if iou_threshold >= 1:  # no IoU exceeds it
@@ -44,10 +45,10 @@ def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_th
 
 
 class ReferenceEstimator:
-    """Maps images to people through PyTorch; same call as ``PoseEstimator``. No NMS for a network that needs none.
+    """Maps images to people with PyTorch; called like ``PoseEstimator``. No NMS for a one-to-one head.
 
-    shape_hw: letterboxed size in pixels, default the network's own square; thresholds in 0..1; max_candidates: anchors
-    that enter NMS, best first, default all. The network runs on the device that it is on, NMS on the CPU.
+    score_threshold, iou_threshold: 0..1. shape_hw: letterboxed size in pixels; None: the square size of the network.
+    max_candidates: anchors that enter NMS, best first; None: all. The network runs on its own device, NMS on the CPU.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class ReferenceEstimator:
         self.shape_hw = shape_hw or (net.input.size, net.input.size)
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray], color: str = "bgr") -> PoseResult | list[PoseResult]:
-        """images: one (H, W, 3) uint8 image or a list of them -> people in pixels of each image."""
+        """images: one (H, W, 3) uint8 image or a list of images -> people in pixels of each image."""
         if isinstance(images, np.ndarray):
             return self.one(images, color)
         return [self.one(image, color) for image in images]
 
     def tensor(self, letterboxed: np.ndarray) -> torch.Tensor:
-        """(h, w, 3) uint8 BGR -> (1, 3, h, w) float32 in the network's own channel order and range."""
+        """(h, w, 3) uint8 BGR -> (1, 3, h, w) float32 in the channel order and value range of the network."""
         device = next(self.net.parameters()).device
         pixels = torch.from_numpy(letterboxed).to(device).permute(2, 0, 1)[None].float()
         if self.net.input.channel_order == "rgb":
@@ -82,7 +83,7 @@ class ReferenceEstimator:
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray, color: str = "bgr") -> tuple[Predictions, Placement]:
-        """All anchors' predictions for one image (batch of 1) in letterboxed pixels, and where the image lies there."""
+        """Predictions of all anchors for one image (batch of 1) in letterboxed pixels, and where the image lies."""
         spec = self.net.input
         letterboxed, placement = letterbox(
             as_bgr_image(image, color), self.shape_hw, pad_value=spec.pad_value, pad_side=spec.pad_side
@@ -94,7 +95,7 @@ class ReferenceEstimator:
         return self.people(*self.predict(image, color))
 
     def people(self, predictions: Predictions, placement: Placement) -> PoseResult:
-        """Greedy NMS of one image's predictions at the present thresholds, in pixels of the image."""
+        """Greedy NMS of the predictions of one image at the current thresholds; people in pixels of the image."""
         boxes, class_scores, keypoints, keypoint_scores = (part[0].cpu().numpy() for part in predictions)
         labels = class_scores.argmax(axis=1)
         scores = class_scores.max(axis=1)
@@ -113,7 +114,7 @@ class ReferenceEstimator:
         )
 
     def threshold_for(self, candidates: int, images: Sequence[np.ndarray]) -> float:
-        """The score that about ``candidates`` anchors an image exceed (median over ``images``)."""
+        """The score threshold with about ``candidates`` candidates per image (median over ``images``)."""
         best = [self.predict(image)[0].scores.amax(dim=2)[0] for image in images]
         ranked = [float(scores.topk(min(candidates + 1, len(scores))).values[-1]) for scores in best if len(scores)]
         return float(np.median(ranked)) if ranked else self.score_threshold

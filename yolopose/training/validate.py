@@ -26,7 +26,7 @@ from yolopose.runtime.skeleton import Skeleton
 
 from ..data.coco import CocoKeypoints
 from ..deploy.reference import ReferenceEstimator
-from ..evaluation import Convention, KeypointAP, evaluate
+from ..evaluation import AP_SCORE_THRESHOLD, Convention, KeypointAP, evaluate
 from ..model.config import InputSpec
 from ..model.pose_net import PoseNet, Predictions, fuse_conv_bn
 
@@ -144,7 +144,7 @@ class Validator:
         images: Convention = "all",
         *,
         limit: int | None = None,
-        score_threshold: float = 0.01,
+        score_threshold: float = AP_SCORE_THRESHOLD,
         iou_threshold: float = 0.65,
         max_people: int = 100,
         max_candidates: int = 300,

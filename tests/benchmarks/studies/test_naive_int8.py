@@ -1,4 +1,4 @@
-"""int8 without care is an artifact that runs, and says that nothing about it was verified."""
+"""Naive int8 files run, and their contract says that nothing about them was verified."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yolopose.benchmarks.studies.naive_int8 import main
 from yolopose.runtime import PoseEstimator, read_contract
 
 
-def test_both_kinds_run(trained_artifact: Path, photographs: Path, tmp_path: Path) -> None:
+def test_naive_and_ceiling_files_run(trained_artifact: Path, photographs: Path, tmp_path: Path) -> None:
     artifact = shutil.copy(trained_artifact, tmp_path / "net.onnx")
     assert main([str(artifact), "--images", str(photographs)]) == 0
     for kind in ("naive", "ceiling"):
