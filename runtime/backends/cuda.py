@@ -224,7 +224,9 @@ def _available(runtime: Any, name: str, answer: tuple[Any, ...]) -> Any:
         hint = ""
         if error.name == "cudaErrorInsufficientDriver":
             hint = "; if its driver is older than cuda-python, install one that fits: 'cuda-python<13' for CUDA 12"
-        raise BackendUnavailable(f"{name}: {_error_string(runtime, error)}; is there an NVIDIA GPU with a driver?{hint}")
+        raise BackendUnavailable(
+            f"{name}: {_error_string(runtime, error)}; is there an NVIDIA GPU with a driver?{hint}"
+        )
     return values[0] if values else None
 
 

@@ -1,7 +1,7 @@
 """A test double of a backend, for tests of applications: it returns prepared people and needs no file or network.
 
-    backend = FakeBackend([raw_people([people], max_people=100)])
-    estimate = PoseEstimator(fake_contract(), backend=backend)
+backend = FakeBackend([raw_people([people], max_people=100)])
+estimate = PoseEstimator(fake_contract(), backend=backend)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The proof without a GPU: its parts on the CPU and on a played GPU, what it reports, and what it calls a failure."""
+"""The proof without a GPU: its parts on the CPU and on a simulated GPU, what it reports, and what it calls a failure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.played_gpu import Machine, play
+from tests.simulated_gpu import SimulatedGpu, simulate_gpu
 from yolopose.benchmarks.gpu import proof as proof_module
 from yolopose.benchmarks.gpu.contestants import compare, misplaced, operators_by_provider, time_contestant, time_tail
 from yolopose.benchmarks.gpu.proof import _profiles, main
@@ -24,14 +24,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     words = ["--weights", "demo", "--output", str(folder / "demo.engine"), "--format", "engine", "--imgsz", "64"]
     with pytest.MonkeyPatch.context() as patch:
-        play(patch)
+        simulate_gpu(patch)
         assert export([*words, "--limit", "2", "--profile", "1:1:2"]) == 0
     return folder
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return play(monkeypatch)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimulatedGpu:
+    return simulate_gpu(monkeypatch)
 
 
 def task(made: Path, **changes: Any) -> GpuTask:
@@ -55,7 +55,7 @@ def test_pytorch_without_a_gpu_is_said(made: Path, monkeypatch: pytest.MonkeyPat
             step(task(made, backend="torch", device="cuda:0"))
 
 
-def test_a_plan_is_timed_beside_its_bare_run(made: Path, machine: Machine) -> None:
+def test_a_plan_is_timed_beside_its_bare_run(made: Path, gpu: SimulatedGpu) -> None:
     plan = task(made, backend="tensorrt", artifact=str(made / "demo.engine"), device="cuda:0")
     found = time_contestant(plan)
     assert {name: len(values) for name, values in found["samples_ms"].items()} == {"infer": 2, "bare": 2}
@@ -144,18 +144,18 @@ def prove(made: Path, output: Path, children: Children, monkeypatch: pytest.Monk
 
 
 def test_the_report(
-    made: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Path, gpu: SimulatedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     children = Children()
     assert prove(made, tmp_path, children, monkeypatch) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["gpu"] == {"name": "Played Orin", "compute_capability": "8.7", "cuda": "12.6"}
-    (text,) = (path.read_text(encoding="utf-8") for path in tmp_path.glob("played-orin_2*.md"))
+    assert document["gpu"] == {"name": "Simulated Orin", "compute_capability": "8.7", "cuda": "12.6"}
+    (text,) = (path.read_text(encoding="utf-8") for path in tmp_path.glob("simulated-orin_2*.md"))
     assert "| demo.onnx | onnxruntime | PyTorch | passed | 30 | 30 | 0.01 | 1 |" in text
     assert "not here: parity, demo.onnx on onnxruntime:eager: CUDAExecutionProvider did not start" in text
     assert "| onnxruntime (1) | demo.onnx | 2 | 4.000 | 4.000 | 6 | 2.00x | 2.0% [2.0%, 2.0%] |" in text
     assert "batch 1: 0.100 ms" in text
-    assert len(list(tmp_path.glob("played-orin_2*.json"))) == 1
+    assert len(list(tmp_path.glob("simulated-orin_2*.json"))) == 1
     timed = [(task.backend, task.batch) for task in children.tasks if task.step == "time"]
     assert timed.count(("onnxruntime", 64)) == 3
     assert ("tensorrt", 64) not in timed  # more than its profile
@@ -173,7 +173,7 @@ def test_the_report(
 )
 def test_failures_end_in_exit_code_1_with_the_report_written(
     made: Path,
-    machine: Machine,
+    gpu: SimulatedGpu,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -185,8 +185,8 @@ def test_failures_end_in_exit_code_1_with_the_report_written(
     assert "- FAILED: " in text
 
 
-def test_without_a_gpu(machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.fails["cudaGetDeviceCount"] = 100
+def test_without_a_gpu(gpu: SimulatedGpu, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.fails["cudaGetDeviceCount"] = 100
     assert main(["--output", str(tmp_path)]) == 1
     assert "cudaErrorNoDevice" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
