@@ -261,7 +261,7 @@ def _member(trt: Any, kind: str, name: str) -> Any:
 
 
 def _fill_profile(target: Any, profile: ShapeProfile) -> Any:
-    """TensorRT's optimization profile with the shapes of ours."""
+    """TensorRT's optimization profile with the shapes of `profile`."""
     images, score, iou = INPUT_NAMES
     target.set_shape(images, *profile.shapes((3,), sizes=True))
     for threshold in (score, iou):

@@ -25,7 +25,7 @@ _PROFILE = re.compile(
 
 @dataclass(frozen=True)
 class ShapeProfile:
-    """Shapes that a plan is asked to accept: min, opt and max of batch, height and width.
+    """Shapes that a plan must accept: min, opt and max of batch, height and width.
 
     name: for people who read the contract of the plan
     """

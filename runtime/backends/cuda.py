@@ -238,7 +238,7 @@ def _error_string(runtime: Any, error: Any) -> str:
 class PyCuda:
     """The context that is current in the thread that opens it, or the primary one of the device where there is none.
 
-    PyCUDA cannot capture a stream (2026.1), so there are no CUDA graphs: each kernel of the plan is launched anew.
+    PyCUDA cannot capture a stream (2026.1), so there are no CUDA graphs: each kernel is launched separately.
     """
 
     has_graphs = False

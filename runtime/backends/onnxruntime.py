@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..contract import Contract
+from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 from .base import (
     INPUT_NAMES,

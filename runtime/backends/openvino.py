@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..contract import Contract
+from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable
-from .base import INPUT_NAMES, OUTPUT_NAMES, Floats, Images, RawPeople, check_inputs, check_outputs, check_target
+from .base import Floats, Images, RawPeople, check_inputs, check_outputs, check_target
 
 _DYNAMIC = -1  # OpenVINO's size of a dynamic dimension
 

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..contract import Contract, Range
+from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract, Range
 from ..document import Section
 from ..errors import ArtifactError, BackendError
-from .base import INPUT_NAMES, OUTPUT_NAMES, Floats, Images, RawPeople, check_inputs, check_outputs, check_target
+from .base import Floats, Images, RawPeople, check_inputs, check_outputs, check_target
 from .cuda import Bytes, Cuda, Release, open_cuda
 from .tensorrt_plan import check_gpu, create, import_runtime, make_logger, plan_section, read_plan
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 class PlanProfile(NamedTuple):
     """An optimization profile of the plan that accepts the image size of this backend."""
 
-    index: int
+    number: int
     batch: Range  # min, opt (what it is tuned for) and max
 
 
@@ -69,9 +69,9 @@ class LoadedPlan(NamedTuple):
         return max(profile.batch.max for profile in self.profiles)
 
     def profile_for(self, batch: int) -> int:
-        """Index of the profile tuned for the nearest batch size. At least one must accept the batch."""
+        """Number of the profile tuned for the nearest batch size. At least one must accept the batch."""
         fitting = [profile for profile in self.profiles if batch in profile.batch]
-        return min(fitting, key=lambda profile: abs(profile.batch.opt - batch)).index
+        return min(fitting, key=lambda profile: abs(profile.batch.opt - batch)).number
 
     def offsets(self, names: Sequence[str], batch: int) -> tuple[dict[str, int], int]:
         """Where each tensor of a batch starts in its buffer, and where the last one ends."""
@@ -118,7 +118,8 @@ def load_plan(
 
 
 def _dtype(dtype: Any) -> str:
-    return _NUMPY.get(dtype.name, dtype.name)
+    name: str = dtype.name
+    return _NUMPY.get(name, name)
 
 
 def _fitting_profiles(path: Path, engine: Any, shape_hw: tuple[int, int]) -> list[PlanProfile]:

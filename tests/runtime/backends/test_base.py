@@ -7,8 +7,8 @@ from typing import Any
 import onnx
 import pytest
 
-from yolopose.runtime.backends.base import INPUT_NAMES, OUTPUT_NAMES, RawPeople, open_backend
-from yolopose.runtime.contract import Contract, read_contract
+from yolopose.runtime.backends.base import RawPeople, open_backend
+from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, Contract, read_contract
 from yolopose.runtime.errors import EngineMismatch
 
 

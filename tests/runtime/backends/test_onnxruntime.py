@@ -114,7 +114,7 @@ def test_rejects_a_graph_that_does_not_match_its_contract(artifact: Path, tmp_pa
     onnx.save(model, tmp_path / "short.onnx")
     with pytest.raises(ArtifactError, match=r"output flags should be .* is absent"):
         open_backend(tmp_path / "short.onnx", contract)
-    foreign = onnx.helper.make_model(
+    other = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node("Relu", ["x"], ["y"])],
             "g",
@@ -124,9 +124,9 @@ def test_rejects_a_graph_that_does_not_match_its_contract(artifact: Path, tmp_pa
         opset_imports=[onnx.helper.make_opsetid("", 18)],
         ir_version=9,
     )
-    onnx.save(foreign, tmp_path / "foreign.onnx")
+    onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match=r"its inputs are \{'x': 'float32'\}"):
-        open_backend(tmp_path / "foreign.onnx", contract)
+        open_backend(tmp_path / "other.onnx", contract)
 
 
 def test_artifact_of_fixed_shape(build_artifact: Callable[..., Path]) -> None:

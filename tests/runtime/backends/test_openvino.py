@@ -243,9 +243,9 @@ def test_rejects_a_graph_that_does_not_match_its_contract(artifact: Path, tmp_pa
     model.graph.input[1].name = "confidence"
     for node in model.graph.node:
         node.input[:] = ["confidence" if name == "score_threshold" else name for name in node.input]
-    onnx.save(model, tmp_path / "foreign.onnx")
+    onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match=r"its inputs are .*'confidence': 'float32'"):
-        open_backend(tmp_path / "foreign.onnx", contract, "openvino")
+        open_backend(tmp_path / "other.onnx", contract, "openvino")
 
 
 def test_openvino_is_not_installed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -371,7 +371,7 @@ def test_dla_core_reaches_the_runtime(
 
 
 @pytest.mark.parametrize(
-    ("fails", "when", "said"),
+    ("fails", "when", "message"),
     [
         ("null", "open", "TensorRT could not create a Runtime"),
         ("load", "open", "cannot load .*magicTag does not match"),
@@ -380,18 +380,18 @@ def test_dla_core_reaches_the_runtime(
     ],
 )
 def test_errors_repeat_the_message_of_tensorrt(
-    gpu: SimulatedGpu, plan: Path, monkeypatch: pytest.MonkeyPatch, fails: str, when: str, said: str
+    gpu: SimulatedGpu, plan: Path, monkeypatch: pytest.MonkeyPatch, fails: str, when: str, message: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", simulated_tensorrt(fails=fails))
     if when == "open":
-        with pytest.raises((ArtifactError, BackendError), match=said):
+        with pytest.raises((ArtifactError, BackendError), match=message):
             opened(plan)
         return
     backend = opened(plan)
-    with pytest.raises(BackendError, match=said):
+    with pytest.raises(BackendError, match=message):
         backend.infer(batch_of(1), *thresholds(1))
     assert not gpu.used()  # the slot was discarded, and a new one can be created
-    with pytest.raises(BackendError, match=said):
+    with pytest.raises(BackendError, match=message):
         backend.infer(batch_of(1), *thresholds(1))
     backend.close()
 

@@ -98,12 +98,12 @@ def test_rejects_a_plan_without_weights_or_for_another_backend(
 
 def test_rejects_a_plan_of_ultralytics(gpu: SimulatedGpu, tmp_path: Path) -> None:
     text = b'{"description": "Ultralytics YOLOv8n-pose model", "task": "pose", "stride": 32}'
-    foreign = tmp_path / "yolov8n-pose.engine"
-    foreign.write_bytes(len(text).to_bytes(4, "little") + text + b"ftrt plan")
+    third_party = tmp_path / "yolov8n-pose.engine"
+    third_party.write_bytes(len(text).to_bytes(4, "little") + text + b"ftrt plan")
     with pytest.raises(
         EngineMismatch, match=r"as Ultralytics writes it \(Ultralytics YOLOv8n-pose model\).*yolopose-export"
     ):
-        PoseEstimator(foreign)
+        PoseEstimator(third_party)
 
 
 def test_rejects_a_plan_with_other_outputs(gpu: SimulatedGpu, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_rejects_a_plan_with_other_outputs(gpu: SimulatedGpu, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"tensorrt": 10}, "engine.tensorrt: must be a text"),
         ({"gpu": {"name": "x", "compute_capability": "new"}}, "engine.gpu.compute_capability: must be like 8.7"),
@@ -123,8 +123,8 @@ def test_rejects_a_plan_with_other_outputs(gpu: SimulatedGpu, tmp_path: Path) ->
         ({"machine": 1}, "engine.machine: must be a text"),
     ],
 )
-def test_rejects_a_damaged_fingerprint(plan: Path, change: dict[str, Any], said: str) -> None:
+def test_rejects_a_damaged_fingerprint(plan: Path, change: dict[str, Any], message: str) -> None:
     contract = read_contract(plan)
     assert contract.engine is not None
-    with pytest.raises(ContractInvalid, match=said):
+    with pytest.raises(ContractInvalid, match=message):
         TensorRtBackend(plan, replace(contract, engine={**contract.engine, **change}), HW)
