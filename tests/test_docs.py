@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.played_gpu import play
+from tests.simulated_gpu import simulate_gpu
 from tests.test_structure import ROOT
 from yolopose.export.tensorrt import build_engine, import_tensorrt
 from yolopose.export.tensorrt_options import EngineConfig, usual_profile
@@ -45,7 +45,7 @@ def test_embedding_with_and_without_the_runtime(workplace: Path) -> None:
 
 
 def test_a_plan_in_two_slots(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    play(monkeypatch)
+    simulate_gpu(monkeypatch)
     config = EngineConfig((usual_profile(read_contract("best.onnx").input),))
     build_engine(Path("best.onnx"), Path("best.engine"), config, import_tensorrt(), find_gpu(), lambda text: None)
     (code,) = code_blocks("docs/tensorrt.md")

@@ -1,1 +1,1 @@
-"""``make gpu-proof``: what the documentation may say of a GPU is what this has run on it."""
+"""``make gpu-proof``: tests, parity, placement and time on a real GPU. Claims about GPUs need a report of this."""

@@ -1,4 +1,4 @@
-"""What the proof found, as text for people and as JSON."""
+"""The results of the proof, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from ..measure import Latency, Paired
 
 @dataclass(frozen=True)
 class Timed:
-    """One contestant at one batch size; ``latency`` of a whole batch in ms."""
+    """A configuration at one batch size."""
 
-    contestant: str
+    backend: str
     artifact: str
     batch: int
     version: str
-    latency: Latency
-    speed: float | None  # p50 of PyTorch eager over this one's
-    overhead: Paired | None  # of our backend over the engine's own call
+    latency: Latency  # ms per batch
+    speed: float | None  # p50 of PyTorch eager divided by the p50 of this one
+    overhead: Paired | None  # of infer() over the bare run
 
 
 @dataclass(frozen=True)
 class Tail:
-    """Normalisation, decode and NMS inside one CUDA graph at batch 1, ms."""
+    """Time of normalization, decode and NMS inside one CUDA graph at batch 1, ms."""
 
-    difference: Paired  # of the deployed network over the bare one
+    difference: Paired  # deployed network minus bare network
     deployed_p50_ms: float
 
 
 @dataclass
 class Proof:
+    """Everything that the proof finds; prove() fills it step by step."""
+
     gpu: dict[str, str]
     machine: Machine
     command: str
@@ -44,7 +46,7 @@ class Proof:
     placement: list[dict[str, Any]] = field(default_factory=list)
     times: list[Timed] = field(default_factory=list)
     tail: Tail | None = None
-    not_here: list[str] = field(default_factory=list)  # contestants that could not run, with the reason
+    unavailable: list[str] = field(default_factory=list)  # configurations that cannot run here, with the reason
     failures: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,6 +54,7 @@ class Proof:
 
 
 def markdown(proof: Proof) -> str:
+    """The report for people."""
     gpu, machine = proof.gpu, proof.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     lines = [
@@ -62,11 +65,11 @@ def markdown(proof: Proof) -> str:
         f"Network: {proof.weights}. Images: {proof.images}. GPU tests: {proof.tests}.",
         "",
         *(f"- FAILED: {each}" for each in proof.failures),
-        *(f"- not here: {each}" for each in proof.not_here),
+        *(f"- not available here: {each}" for each in proof.unavailable),
         "",
         "## Parity with PyTorch",
         "",
-        "| artifact | engine | reference | verdict | people | matched | max px | mean OKS |",
+        "| artifact | backend | reference | verdict | people | matched | max px | mean OKS |",
         "| :-- | :-- | :-- | :-- | --: | --: | --: | --: |",
         *(_parity_row(each) for each in proof.parity),
         "",
@@ -74,19 +77,20 @@ def markdown(proof: Proof) -> str:
         "",
         *(_placement_line(each) for each in proof.placement),
         "",
-        "## Time of a batch, from letterboxed images on the host to people on the host, ms",
+        "## Time per batch, from letterboxed images on the host to people on the host, ms",
         "",
-        "| contestant | artifact | batch | p50 | p90 | n | speed | overhead over the engine's own call |",
+        "| backend | artifact | batch | p50 | p90 | n | speed | overhead over the bare run |",
         "| :-- | :-- | --: | --: | --: | --: | --: | --: |",
         *(_time_row(each) for each in proof.times),
         "",
-        "speed: PyTorch eager float32's p50 at that batch over this one's; overhead: median of pairs [95 % interval]",
+        "speed: p50 of PyTorch eager float32 at the same batch, divided by this p50; overhead: median of pairs "
+        "[95 % interval]",
         "",
     ]
     if proof.tail is not None:
         found = proof.tail.difference
         lines.append(
-            f"Normalisation, decode and NMS as part of one CUDA graph, batch 1: {found.median:.3f} ms "
+            f"Normalization, decode and NMS as part of one CUDA graph, batch 1: {found.median:.3f} ms "
             f"[{found.low:.3f}, {found.high:.3f}] of {proof.tail.deployed_p50_ms:.3f} ms."
         )
     return "\n".join(lines).rstrip() + "\n"
@@ -94,9 +98,8 @@ def markdown(proof: Proof) -> str:
 
 def _parity_row(each: dict[str, Any]) -> str:
     px, oks = (("-" if each[name] is None else f"{each[name]:.4g}") for name in ("max_px", "mean_oks"))
-    named = [each[name] for name in ("artifact", "engine", "reference", "verdict", "people", "matched")]
-    cells = [*named, px, oks]
-    return f"| {' | '.join(map(str, cells))} |"
+    named = [each[name] for name in ("artifact", "backend", "reference", "verdict", "people", "matched")]
+    return _row(*named, px, oks)
 
 
 def _placement_line(each: dict[str, Any]) -> str:
@@ -104,7 +107,7 @@ def _placement_line(each: dict[str, Any]) -> str:
     wrong = ", ".join(f"{name} x {count}" for name, count in each["misplaced"].items())
     placed = ", ".join(f"{provider} {count}" for provider, count in counts.items())
     return f"- {each['artifact']}: {placed}; " + (
-        f"MISPLACED: {wrong}" if wrong else "on the CPU shape arithmetic alone"
+        f"MISPLACED: {wrong}" if wrong else "only shape arithmetic on the CPU"
     )
 
 
@@ -114,6 +117,10 @@ def _time_row(each: Timed) -> str:
         share = each.overhead
         overhead = f"{share.median:.1%} [{share.low:.1%}, {share.high:.1%}]"
     speed = "-" if each.speed is None else f"{each.speed:.2f}x"
-    latency = each.latency
-    cells = [f"{each.contestant} ({each.version})", each.artifact, each.batch, f"{latency.p50_ms:.3f}"]
-    return f"| {' | '.join(map(str, [*cells, f'{latency.p90_ms:.3f}', latency.n, speed, overhead]))} |"
+    p50, p90 = f"{each.latency.p50_ms:.3f}", f"{each.latency.p90_ms:.3f}"
+    named = f"{each.backend} ({each.version})"
+    return _row(named, each.artifact, each.batch, p50, p90, each.latency.n, speed, overhead)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"

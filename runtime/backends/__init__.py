@@ -1,1 +1,1 @@
-"""Inference engines behind one protocol; a module of an engine is imported only when that engine is asked for."""
+"""Inference backends behind one protocol (base.py). The module of a backend is imported only when it is used."""

@@ -1,6 +1,6 @@
-"""What the estimator asks of an inference engine, and how one is chosen.
+"""The protocol of inference backends, the table of those that exist, and the checks that all of them share.
 
-What every engine checks before it takes an artifact: that the file was made for it, and keeps its contract.
+A backend runs an artifact. To add one, write a class with the methods of `Backend` and a line in `_TABLE`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,27 @@ import numpy.typing as npt
 from ..contract import INPUT_NAMES, OUTPUT_NAMES, PLAN_SUFFIXES, Contract
 from ..errors import ArtifactError, EngineMismatch
 
+Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
+# name -> (module, class or function, options); it is called with (path, contract, shape_hw, device, threads, **options)
+_TABLE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "onnxruntime": (".onnxruntime", "open_onnxruntime", {}),
+    "onnxruntime:eager": (".onnxruntime", "open_onnxruntime", {"mode": "eager"}),
+    "onnxruntime:tensorrt": (".onnxruntime", "open_onnxruntime", {"mode": "tensorrt"}),
+    "openvino": (".openvino", "OpenVinoBackend", {}),
+    "openvino:bf16": (".openvino", "OpenVinoBackend", {"precision": "bf16"}),
+    "tensorrt": (".tensorrt", "TensorRtBackend", {}),
+    "tensorrt:eager": (".tensorrt", "TensorRtBackend", {"graphs": False}),
+}
+BACKENDS = ("auto", *_TABLE)
+_INPUT_DTYPES = dict(zip(INPUT_NAMES, ("uint8", "float32", "float32"), strict=True))
+_INT_OUTPUTS = ("num_people", "labels", "num_candidates", "flags")
+
 
 class RawPeople(NamedTuple):
-    """OUTPUT_NAMES of an artifact, b images at once, in letterboxed pixels; rows past num_people are zero."""
+    """The outputs of an artifact for b images, in pixels of the letterboxed image. Rows past num_people are zero."""
 
     num_people: Ints  # (b,)
     boxes: Floats  # (b, M, 4) xyxy
@@ -34,52 +49,47 @@ class RawPeople(NamedTuple):
 
 @runtime_checkable
 class Backend(Protocol):
-    """One loaded artifact on one device, for one frame size. `infer` may be called from several threads at once."""
+    """One loaded artifact on one device, for one image size. `infer` may be called from several threads at once.
+
+    A backend may also have
+    `batch`: Range, the batch sizes that it takes, where they differ from those of the contract;
+    `bare(images, score_threshold, iou_threshold)`, which returns a function that repeats this run without the work on
+    the host, for measurements.
+    """
 
     name: str
     device: str
     version: str
 
-    def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
-        """People of images (b, h, w, 3); thresholds (b, 1). The arrays returned belong to the caller.
+    def infer(self, images: Images, score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
+        """People in images (b, h, w, 3); thresholds (b, 1). The caller owns the arrays returned.
 
-        Raises BackendError when the engine fails.
+        Raises BackendError when inference fails, ValueError after close().
         """
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds; a second call does nothing."""
+        """Release everything that the backend holds. A second call does nothing."""
         ...
 
 
-# name -> (module, class or function, options), which takes (path, contract, shape_hw, device, threads) and the options
-_ENGINES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "onnxruntime": (".onnxruntime", "open_onnxruntime", {}),
-    "onnxruntime:eager": (".onnxruntime", "open_onnxruntime", {"mode": "eager"}),
-    "onnxruntime:tensorrt": (".onnxruntime", "open_onnxruntime", {"mode": "tensorrt"}),
-    "openvino": (".openvino", "OpenVinoBackend", {}),
-    "openvino:bf16": (".openvino", "OpenVinoBackend", {"precision": "bf16"}),
-    "tensorrt": (".tensorrt", "TensorRtBackend", {}),
-    "tensorrt:eager": (".tensorrt", "TensorRtBackend", {"graphs": False}),
-}
-BACKENDS = ("auto", *_ENGINES)
-
-
 def choose_backend(path: str | Path, contract: Contract, backend: str = "auto") -> str:
-    """The engine that opens the artifact: `backend`, or for "auto" TensorRT for plans, OpenVINO for .onnx made for it,
-    ONNX Runtime for the others.
+    """Name of the backend that opens the artifact.
 
-    Raises ValueError for an unknown name, EngineMismatch where a plan and TensorRT do not come together.
+    "auto" is TensorRT for plans, OpenVINO for .onnx files made for it, and ONNX Runtime for other .onnx files.
+    Raises ValueError for an unknown name, EngineMismatch for a plan without TensorRT or TensorRT without a plan.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    plan = Path(path).suffix.lower() in PLAN_SUFFIXES
+    is_plan = Path(path).suffix.lower() in PLAN_SUFFIXES
     if backend == "auto":
-        if plan:
+        if is_plan:
             return "tensorrt"
         return "openvino" if contract.precision.target == "openvino" else "onnxruntime"
-    if plan != backend.startswith("tensorrt"):
-        raise EngineMismatch(f"{path} cannot be loaded by {backend}: TensorRT loads .engine and .trt, the others .onnx")
+    if is_plan != backend.startswith("tensorrt"):
+        raise EngineMismatch(
+            f"{path} cannot be loaded by {backend}: TensorRT loads .engine and .trt, the other backends load .onnx"
+        )
     return backend
 
 
@@ -91,59 +101,49 @@ def open_backend(
     threads: int | None = None,
     shape_hw: tuple[int, int] | None = None,
 ) -> Backend:
-    """Load the artifact on the engine called `backend`; choose_backend() says which one "auto" is.
+    """Load the artifact; choose_backend() says which backend "auto" is.
 
-    device: None for the engine's usual one, or e.g. "cpu", "cuda", "cuda:1", "gpu"
-    threads: None for the engine's own choice
-    shape_hw: frame size, by default the contract's best one
+    device: None for the default of the backend, or e.g. "cpu", "cuda", "cuda:1", "gpu"
+    threads: None for the default of the backend
+    shape_hw: size of the letterboxed images, by default the optimal one of the contract
     Raises ValueError, EngineMismatch, BackendUnavailable, ArtifactError.
     """
     backend = choose_backend(path, contract, backend)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads must be a whole number from 1, or None for the engine's choice, got {threads!r}")
-    module, name, options = _ENGINES[backend]
-    engine: Callable[..., Any] = getattr(import_module(module, __package__), name)
-    opened: Backend = engine(
-        path,
-        contract,
-        shape_hw or (contract.input.height.opt, contract.input.width.opt),
-        device=device,
-        threads=threads,
-        **options,
-    )
-    return opened
+        raise ValueError(f"threads must be a whole number from 1, or None for the backend's default, got {threads!r}")
+    module, name, options = _TABLE[backend]
+    make: Callable[..., Backend] = getattr(import_module(module, __package__), name)
+    shape_hw = shape_hw or (contract.input.height.opt, contract.input.width.opt)
+    return make(path, contract, shape_hw, device=device, threads=threads, **options)
 
 
-_INTS = ("num_people", "labels", "num_candidates", "flags")
-
-
-def check_target(path: str | Path, contract: Contract, engine: str, target: str) -> None:
-    """`engine` runs files for "any" target and for its own, `target`. Raises EngineMismatch."""
+def check_target(path: str | Path, contract: Contract, backend: str, target: str) -> None:
+    """`backend` runs files for "any" target and for its own `target`. Raises EngineMismatch for others."""
     made_for = contract.precision.target
     if made_for not in ("any", target):
         raise EngineMismatch(
-            f"{path} was quantized for {made_for} and {engine} would run it slowly or wrongly; "
+            f"{path} was quantized for {made_for} and {backend} would run it slowly or with wrong results; "
             f"export it again with --target {target}"
         )
 
 
-def check_inputs(path: str | Path, given: Mapping[str, str]) -> None:
-    """`given` (name -> numpy dtype) are the inputs of contract version 1. Raises ArtifactError."""
-    if given != dict(zip(INPUT_NAMES, ("uint8", "float32", "float32"), strict=True)):
-        raise ArtifactError(f"{path} does not keep its contract: its inputs are {dict(given)}; export it again")
+def check_inputs(path: str | Path, found: Mapping[str, str]) -> None:
+    """`found` (name -> numpy dtype) are the inputs of contract version 1. Raises ArtifactError if not."""
+    if found != _INPUT_DTYPES:
+        raise ArtifactError(f"{path} does not match its contract: its inputs are {dict(found)}; export it again")
 
 
 def check_outputs(path: str | Path, contract: Contract, found: Mapping[str, tuple[Sequence[int | str], str]]) -> None:
-    """`found` (name -> shape without batch, numpy dtype) are the outputs, with this contract's M and K.
+    """`found` (name -> shape without the batch, numpy dtype) are the outputs, with M and K of this contract.
 
-    Raises ArtifactError.
+    Raises ArtifactError if not.
     """
     people, keypoints = contract.nms.max_people, contract.skeleton.num_keypoints
     shapes = {"boxes": [people, 4], "scores": [people], "labels": [people], "keypoints": [people, keypoints, 3]}
     for name in OUTPUT_NAMES:
-        shape, dtype = shapes.get(name, []), "int32" if name in _INTS else "float32"
+        shape, dtype = shapes.get(name, []), "int32" if name in _INT_OUTPUTS else "float32"
         if name not in found or (list(found[name][0]), found[name][1]) != (shape, dtype):
             raise ArtifactError(
-                f"{path} does not keep its contract: output {name} should be (batch, *{shape}) {dtype}, "
+                f"{path} does not match its contract: output {name} should be (batch, *{shape}) {dtype}, "
                 f"is {found.get(name, 'absent')}; export it again"
             )

@@ -1,6 +1,7 @@
-"""A backend without an engine, for tests of applications: prepared people, no file and no network needed.
+"""A test double of a backend, for tests of applications: it returns prepared people and needs no file or network.
 
-estimate = PoseEstimator(fake_contract(), backend=FakeBackend([raw_people([people], max_people=100)]))
+backend = FakeBackend([raw_people([people], max_people=100)])
+estimate = PoseEstimator(fake_contract(), backend=backend)
 """
 
 from __future__ import annotations
@@ -8,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from ..contract import Contract, InputInfo, ModelInfo, NmsInfo, PrecisionInfo, Provenance, Range
 from ..result import PoseResult
 from ..skeleton import COCO_17, Skeleton
-from .base import Floats, RawPeople
+from .base import Floats, Images, RawPeople
 
-Answer = Callable[[npt.NDArray[np.uint8], Floats, Floats], RawPeople]
+Answer = Callable[[Images, Floats, Floats], RawPeople]
 
 
 class FakeBackend:
-    """Answers from a function of (images, score_threshold, iou_threshold), or with a list of answers over and over.
+    """Returns what a function of (images, score_threshold, iou_threshold) returns, or the given answers in turn.
 
     calls: shape of the images of each call so far
     """
@@ -35,7 +35,7 @@ class FakeBackend:
         self.calls: list[tuple[int, ...]] = []
         self.closed = False
 
-    def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
+    def infer(self, images: Images, score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
         self.calls.append(images.shape)
         if callable(self._answers):
             return self._answers(images, score_threshold, iou_threshold)
@@ -46,7 +46,10 @@ class FakeBackend:
 
 
 def raw_people(batch: Sequence[PoseResult], max_people: int) -> RawPeople:
-    """The outputs an artifact would give for `batch` (one entry an image), whose coordinates are letterboxed pixels."""
+    """The outputs of an artifact that finds `batch`: one result for each image, in pixels of the letterboxed image.
+
+    Raises ValueError for an empty batch, or more than max_people in an image.
+    """
     if not batch:
         raise ValueError("batch: give a PoseResult for each image")
     rows, keypoints = len(batch), batch[0].num_keypoints
@@ -78,7 +81,7 @@ def fake_contract(
     batch: Range | None = None,
     max_people: int = 100,
 ) -> Contract:
-    """A contract that belongs to no file: 640x640 and any batch up to 8 unless told otherwise."""
+    """A contract without a file. Defaults: 640x640, at most 8 images in a batch."""
     return Contract(
         model=ModelInfo(name="fake", family="fake"),
         skeleton=skeleton,

@@ -1,8 +1,6 @@
-"""ONNX Runtime on the CPU; ``onnxruntime_gpu.py`` is its other half.
+"""ONNX Runtime: the only place that opens its sessions, its CPU backend, and its backend for NVIDIA GPUs.
 
-ONNX Runtime on NVIDIA GPUs: its CUDA provider with buffers on the device and a CUDA graph, or its TensorRT provider.
-
-docs/tensorrt.md says which versions of CUDA, cuDNN and TensorRT a version of ONNX Runtime wants.
+docs/tensorrt.md says which versions of CUDA, cuDNN and TensorRT a version of ONNX Runtime needs.
 """
 
 from __future__ import annotations
@@ -14,65 +12,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock, get_ident
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from ..contract import Contract
+from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
-from .base import INPUT_NAMES, OUTPUT_NAMES, Backend, Floats, RawPeople, check_inputs, check_outputs, check_target
+from .base import (
+    INPUT_NAMES,
+    OUTPUT_NAMES,
+    Backend,
+    Floats,
+    Images,
+    RawPeople,
+    check_inputs,
+    check_outputs,
+    check_target,
+)
 
-_ERRORS_ONLY = 3  # ONNX Runtime's log severity
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, OrtValue, RunOptions, SessionIOBinding, SessionOptions
 
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+NO_TF32 = "NVIDIA_TF32_OVERRIDE"  # environment variable of CUDA's libraries: 0 computes float32 as float32
+ERRORS_ONLY = 3  # log severity: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+_EAGER_GRAPH = "-1"  # gpu_graph_id of a run without a CUDA graph
 
-def open_onnxruntime(
-    path: str | Path,
-    contract: Contract,
-    shape_hw: tuple[int, int],
-    device: str | None = None,
-    threads: int | None = None,
-    mode: str = "",
-) -> Backend:
-    """On the device that is asked for: the CPU, or a GPU in one of the modes of OnnxRuntimeGpuBackend."""
-    kind, index = _parse_device(device or ("cuda" if mode else "cpu"))
-    if kind == "cuda":
-        return OnnxRuntimeGpuBackend(path, contract, shape_hw, index, threads, mode or "graph")
-    if mode:
-        raise ValueError(f"onnxruntime:{mode} runs on cuda, not on {device}")
-    return OnnxRuntimeBackend(path, contract, shape_hw, threads)
-
-
-class OnnxRuntimeBackend:
-    """One session with height and width pinned, so that ONNX Runtime plans its memory for one shape. Thread-safe."""
-
-    name = "onnxruntime"
-    device = "cpu"
-
-    def __init__(
-        self, path: str | Path, contract: Contract, shape_hw: tuple[int, int], threads: int | None = None
-    ) -> None:
-        check_target(path, contract, "ONNX Runtime", "cpu")
-        runtime = import_onnxruntime()
-        self.version: str = runtime.__version__
-        options = session_options(runtime, shape_hw, threads)
-        self.session: Any = open_session(runtime, Path(path), contract, options, [("CPUExecutionProvider", {})], "cpu")
-
-    def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
-        session = self.session
-        if session is None:
-            raise ValueError("the ONNX Runtime session is closed; open the artifact again")
-        feed = dict(zip(INPUT_NAMES, (images, score_threshold, iou_threshold), strict=True))
-        try:
-            return RawPeople(*session.run(OUTPUT_NAMES, feed))  # fresh arrays at every run
-        except Exception as error:  # its exceptions have no base of their own
-            raise BackendError(f"ONNX Runtime failed on images of {images.shape} {images.dtype}: {error}") from error
-
-    def close(self) -> None:
-        self.session = None
+Provider = tuple[str, dict[str, str]]  # name and options
 
 
 def import_onnxruntime() -> ModuleType:
+    """The module. Raises BackendUnavailable if it is missing or its installation is broken."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -89,6 +59,111 @@ def import_onnxruntime() -> ModuleType:
     return module
 
 
+def session_options(
+    shape_hw: tuple[int, int] | None = None, threads: int | None = None, log_severity: int = ERRORS_ONLY
+) -> SessionOptions:
+    """Options for open_session().
+
+    shape_hw: fixes the free dimensions "height" and "width", so that memory is planned for one shape
+    threads: for one operator; None for ONNX Runtime's default
+    """
+    options = import_onnxruntime().SessionOptions()
+    options.log_severity_level = log_severity
+    if shape_hw is not None:
+        options.add_free_dimension_override_by_name("height", shape_hw[0])
+        options.add_free_dimension_override_by_name("width", shape_hw[1])
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def open_session(
+    model: str | Path | bytes,
+    options: SessionOptions | None = None,
+    providers: Sequence[Provider] = ((CPU, {}),),
+) -> InferenceSession:
+    """A session of ONNX Runtime, by default on the CPU.
+
+    model: path of an .onnx file, or its content
+    options: by default session_options()
+    Raises what ONNX Runtime raises; its exceptions have no base class. A provider that does not start is no error.
+    """
+    runtime = import_onnxruntime()
+    if providers[0][0] != CPU and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # finds CUDA and cuDNN that pip installed
+    # Without ONNX Runtime's own fallback, which prints to stdout that it uses the CPU.
+    return runtime.InferenceSession(
+        model if isinstance(model, bytes) else str(model),
+        session_options() if options is None else options,
+        providers=list(providers),
+        enable_fallback=0,
+    )
+
+
+def open_artifact(
+    path: Path, contract: Contract, options: SessionOptions, providers: Sequence[Provider], device: str
+) -> InferenceSession:
+    """A session whose first provider is active, of a file that matches its contract.
+
+    Raises BackendUnavailable (the provider is missing or did not start), BackendError (no CUDA graph),
+    ArtifactError (the file cannot be loaded, or does not match).
+    """
+    wanted = providers[0][0]
+    runtime = import_onnxruntime()
+    available = runtime.get_available_providers()
+    if wanted not in available:
+        raise BackendUnavailable(
+            f"device {device} ({wanted}) was requested, but ONNX Runtime {runtime.__version__} here has only "
+            f"{', '.join(available)}. If there is no NVIDIA GPU, use device cpu. If there is one, the build for CPUs "
+            'is installed: pip uninstall onnxruntime, then pip install "yolopose[gpu]"'
+        )
+    try:
+        session = open_session(path, options, providers)
+    except Exception as error:  # its exceptions have no base class
+        if wanted != CPU and "graph capture" in str(error).lower():  # the message names the provider as well
+            raise BackendError(f"{error}; onnxruntime:eager runs without CUDA graphs") from error
+        if wanted != CPU and any(name in str(error) for name, _ in providers):
+            raise BackendUnavailable(f"{wanted} did not start on {device}: {error}") from error
+        raise ArtifactError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {error}") from error
+    active = session.get_providers()
+    if wanted not in active:  # ONNX Runtime falls back to the CPU without an error
+        raise BackendUnavailable(
+            f"device {device} ({wanted}) was requested, but {', '.join(active)} is active. If there is no NVIDIA GPU "
+            "with a working driver (nvidia-smi lists it), use device cpu. If there is one, install the CUDA, cuDNN or "
+            f"TensorRT that ONNX Runtime {runtime.__version__} needs"
+        )
+    check_inputs(path, {node.name: _dtype(node) for node in session.get_inputs()})
+    check_outputs(path, contract, {node.name: (node.shape[1:], _dtype(node)) for node in session.get_outputs()})
+    return session
+
+
+def _dtype(node: Any) -> str:
+    """Numpy's name of the type, which ONNX Runtime writes as tensor(float)."""
+    inner: str = node.type[len("tensor(") : -1]
+    return {"float": "float32"}.get(inner, inner)
+
+
+def open_onnxruntime(
+    path: str | Path,
+    contract: Contract,
+    shape_hw: tuple[int, int],
+    device: str | None = None,
+    threads: int | None = None,
+    mode: str = "",
+) -> Backend:
+    """The backend for the device: the CPU, or a GPU.
+
+    mode: "" for the default of the device, or a mode of OnnxRuntimeGpuBackend
+    Raises ValueError for a device or mode that does not exist, and what the backends raise.
+    """
+    kind, index = _parse_device(device or ("cuda" if mode else "cpu"))
+    if kind == "cuda":
+        return OnnxRuntimeGpuBackend(path, contract, shape_hw, index, threads, mode or "graph")
+    if mode:
+        raise ValueError(f"onnxruntime:{mode} runs on cuda, not on {device}")
+    return OnnxRuntimeBackend(path, contract, shape_hw, threads)
+
+
 def _parse_device(device: str) -> tuple[str, int]:
     match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", device)
     if match is None:
@@ -96,87 +171,56 @@ def _parse_device(device: str) -> tuple[str, int]:
     return device.split(":")[0], int(match[1] or 0)
 
 
-def session_options(runtime: ModuleType, shape_hw: tuple[int, int], threads: int | None) -> Any:
-    options = runtime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.add_free_dimension_override_by_name("height", shape_hw[0])
-    options.add_free_dimension_override_by_name("width", shape_hw[1])
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
+class OnnxRuntimeBackend:
+    """One session on the CPU with height and width fixed, so that memory is planned for one shape. Thread-safe.
 
-
-def open_session(
-    runtime: ModuleType,
-    path: Path,
-    contract: Contract,
-    options: Any,
-    providers: Sequence[tuple[str, dict[str, str]]],
-    device: str,
-) -> Any:
-    """A session whose first provider is active, of a file that keeps its contract.
-
-    Raises BackendUnavailable, ArtifactError.
+    Raises EngineMismatch, BackendUnavailable, ArtifactError.
     """
-    wanted = providers[0][0]
-    available = runtime.get_available_providers()
-    if wanted not in available:
-        raise BackendUnavailable(
-            f"device {device} ({wanted}) was asked for, but ONNX Runtime {runtime.__version__} here has only "
-            f"{', '.join(available)}. Either there is no NVIDIA GPU: use device cpu; or there is one and the build for "
-            'CPUs is installed: pip uninstall onnxruntime, then pip install "yolopose[gpu]"'
-        )
-    if device != "cpu" and hasattr(runtime, "preload_dlls"):
-        runtime.preload_dlls()  # finds CUDA and cuDNN that pip installed
-    try:
-        # Without its own fallback, which prints to stdout that it takes the CPU.
-        session = runtime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
-    except Exception as error:  # its exceptions have no base of their own
-        if device != "cpu" and "graph capture" in str(error).lower():  # it names the provider as well
-            raise BackendError(f"{error}; onnxruntime:eager runs without CUDA graphs") from error
-        if device != "cpu" and any(name in str(error) for name, _ in providers):
-            raise BackendUnavailable(f"{wanted} did not start on {device}: {error}") from error
-        raise ArtifactError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {error}") from error
-    active = session.get_providers()
-    if wanted not in active:  # ONNX Runtime falls back to the CPU without an error
-        raise BackendUnavailable(
-            f"device {device} ({wanted}) was asked for, but {', '.join(active)} is active. Either "
-            "there is no NVIDIA GPU with a working driver (nvidia-smi lists it): use device cpu; or the CUDA, cuDNN or "
-            f"TensorRT that ONNX Runtime {runtime.__version__} needs are not installed: install them"
-        )
-    check_inputs(path, {node.name: dtype_of(node) for node in session.get_inputs()})
-    check_outputs(path, contract, {node.name: (node.shape[1:], dtype_of(node)) for node in session.get_outputs()})
-    return session
+
+    name = "onnxruntime"
+    device = "cpu"
+
+    def __init__(
+        self, path: str | Path, contract: Contract, shape_hw: tuple[int, int], threads: int | None = None
+    ) -> None:
+        check_target(path, contract, "ONNX Runtime", "cpu")
+        self.version: str = import_onnxruntime().__version__
+        options = session_options(shape_hw, threads)
+        self.session: InferenceSession | None = open_artifact(Path(path), contract, options, [(CPU, {})], "cpu")
+
+    def infer(self, images: Images, score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
+        session = self.session
+        if session is None:
+            raise ValueError("the ONNX Runtime session is closed; open the artifact again")
+        feed = dict(zip(INPUT_NAMES, (images, score_threshold, iou_threshold), strict=True))
+        try:
+            return RawPeople(*session.run(OUTPUT_NAMES, feed))  # new arrays in every run
+        except Exception as error:  # its exceptions have no base class
+            raise BackendError(f"ONNX Runtime failed on images of {images.shape} {images.dtype}: {error}") from error
+
+    def close(self) -> None:
+        self.session = None
 
 
-def dtype_of(node: Any) -> str:
-    """numpy's name of the type, which ONNX Runtime writes as tensor(float)."""
-    inner: str = node.type[len("tensor(") : -1]
-    return {"float": "float32"}.get(inner, inner)
+class DeviceBatch(NamedTuple):
+    """Device buffers of one batch size, and how they are bound to the session."""
 
-
-CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
-NO_TF32 = "NVIDIA_TF32_OVERRIDE"  # environment variable of CUDA's libraries: 0 computes float32 as float32
-
-
-class Bound(NamedTuple):
-    """Buffers of one batch size on the device, and how they are bound to the session."""
-
-    inputs: list[Any]
-    outputs: list[Any]
-    binding: Any
-    options: Any
-    eager: Any  # options of a run without a graph
+    inputs: list[OrtValue]
+    outputs: list[OrtValue]
+    binding: SessionIOBinding
+    options: RunOptions  # with the CUDA graph of this batch size
+    eager: RunOptions  # without a CUDA graph
 
 
 class OnnxRuntimeGpuBackend:
-    """One session with height and width pinned. Thread-safe: one call runs at a time, as its CUDA graphs demand.
+    """One session on a GPU with height and width fixed. Thread-safe: one call runs at a time, as CUDA graphs require.
 
-    mode: "graph" (CUDA, each batch size repeated as one graph, in the thread of the first call; others run eager),
-    "eager" (CUDA, kernel by kernel) or "tensorrt" (engines that ONNX Runtime builds by itself, minutes at first, kept
-    in ``<artifact>.trt-cache``)
+    mode: "graph" (CUDA provider; each batch size is repeated as one CUDA graph in the thread of the first call, other
+    threads run without graphs), "eager" (CUDA provider, kernel by kernel) or "tensorrt" (TensorRT provider, which
+    builds its plans in the first run (minutes) and caches them in ``<artifact>.trt-cache``)
 
-    float32 is computed as such: TF32, ONNX Runtime's default on GPUs since Ampere, moves keypoints.
+    float32 is computed as float32: TF32, ONNX Runtime's default on GPUs since Ampere, moves keypoints.
+    Raises EngineMismatch, BackendUnavailable, BackendError, ArtifactError.
     """
 
     def __init__(
@@ -191,101 +235,107 @@ class OnnxRuntimeGpuBackend:
         path = Path(path)
         self.name = "onnxruntime" if mode == "graph" else f"onnxruntime:{mode}"
         self.device = f"cuda:{index}"
-        # int8 made for the CPU runs here too, only slower: its accuracy can be judged on a GPU.
+        # int8 made for the CPU runs here too, only slower: its accuracy can be measured on a GPU.
         check_target(path, contract, "ONNX Runtime", "tensorrt" if mode == "tensorrt" else "cpu")
         cuda = (CUDA, {"device_id": str(index), "use_tf32": "0", "enable_cuda_graph": str(int(mode == "graph"))})
         providers = [cuda] if mode != "tensorrt" else [(TENSORRT, _tensorrt_options(path, contract, index)), cuda]
-        runtime = import_onnxruntime()
-        self.version: str = runtime.__version__
-        options = session_options(runtime, shape_hw, threads)
-        self.session: Any = open_session(runtime, path, contract, options, providers, self.device)
-        self._runtime, self._graphs = runtime, mode == "graph"
+        self._runtime = import_onnxruntime()
+        self.version: str = self._runtime.__version__
+        options = session_options(shape_hw, threads)
+        self.session: InferenceSession | None = open_artifact(path, contract, options, providers, self.device)
+        self._graphs = mode == "graph"
         inputs = zip(INPUT_NAMES, (((*shape_hw, 3), "uint8"), ((1,), "float32"), ((1,), "float32")), strict=True)
-        outputs = {node.name: (tuple(node.shape[1:]), dtype_of(node)) for node in self.session.get_outputs()}
-        self._rows: dict[str, tuple[tuple[int, ...], str]] = dict(inputs) | outputs  # shape behind the batch, and type
-        self._bound: dict[int, Bound] = {}
-        self._thread: int | None = None  # whose calls are graphs: the first that came
+        outputs = {node.name: (tuple(node.shape[1:]), _dtype(node)) for node in self.session.get_outputs()}
+        self._tensors: dict[str, tuple[tuple[int, ...], str]] = dict(inputs) | outputs  # shape without batch, dtype
+        self._batches: dict[int, DeviceBatch] = {}
+        self._graph_thread: int | None = None  # the thread whose calls use graphs: that of the first call
         self._lock = Lock()
 
-    def infer(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
-        if self.session is None:
+    def infer(self, images: Images, score_threshold: Floats, iou_threshold: Floats) -> RawPeople:
+        session = self.session
+        if session is None:
             raise ValueError("the ONNX Runtime session is closed; open the artifact again")
-        if images.shape[1:] != self._rows[INPUT_NAMES[0]][0] or images.dtype != np.uint8:
+        frame = self._tensors[INPUT_NAMES[0]][0]
+        if images.shape[1:] != frame or images.dtype != np.uint8:
             raise BackendError(
-                f"ONNX Runtime failed on images of {images.shape} {images.dtype}: "
-                f"it was opened for {self._rows[INPUT_NAMES[0]][0]} uint8"
+                f"ONNX Runtime failed on images of {images.shape} {images.dtype}: it was opened for {frame} uint8"
             )
-        with self._lock, _told(f"on images of {images.shape}"):
-            bound = self._bound.get(len(images))
-            if bound is None:
-                bound = self._bound[len(images)] = self._bind(len(images))
-            for value, array in zip(bound.inputs, (images, score_threshold, iou_threshold), strict=True):
+        with self._lock, _backend_errors(f"on images of {images.shape}"):
+            batch = self._batches.get(len(images))
+            if batch is None:
+                batch = self._batches[len(images)] = self._new_batch(session, len(images))
+            for value, array in zip(batch.inputs, (images, score_threshold, iou_threshold), strict=True):
                 value.update_inplace(array)
-            # ONNX Runtime keeps a graph for the thread that captured it: further threads run without.
-            self._thread = self._thread or get_ident()
-            options = bound.options if self._thread == get_ident() else bound.eager
-            self.session.run_with_iobinding(bound.binding, options)
-            return RawPeople(*(value.numpy() for value in bound.outputs))  # copies on the host
+            # ONNX Runtime keeps a graph for the thread that captured it.
+            self._graph_thread = self._graph_thread or get_ident()
+            options = batch.options if self._graph_thread == get_ident() else batch.eager
+            session.run_with_iobinding(batch.binding, options)
+            return RawPeople(*(value.numpy() for value in batch.outputs))  # copies on the host
 
-    def bare(self, images: npt.NDArray[np.uint8], score_threshold: Floats, iou_threshold: Floats) -> Callable[[], None]:
-        """For measurements, while no other thread works: the run with its copies to and from the GPU."""
+    def bare(self, images: Images, score_threshold: Floats, iou_threshold: Floats) -> Callable[[], None]:
+        """For measurements while no other thread works: repeats the run with its copies to and from the GPU."""
         self.infer(images, score_threshold, iou_threshold)
-        bound, session = self._bound[len(images)], self.session
+        batch, session = self._batches[len(images)], self.session
+        assert session is not None
 
         def run() -> None:
-            for value, array in zip(bound.inputs, (images, score_threshold, iou_threshold), strict=True):
+            for value, array in zip(batch.inputs, (images, score_threshold, iou_threshold), strict=True):
                 value.update_inplace(array)
-            session.run_with_iobinding(bound.binding, bound.options)
-            for value in bound.outputs:
+            session.run_with_iobinding(batch.binding, batch.options)
+            for value in batch.outputs:
                 value.numpy()
 
         return run
 
     def close(self) -> None:
         with self._lock:
-            self._bound.clear()
+            self._batches.clear()
             self.session = None
 
-    def _bind(self, rows: int) -> Bound:
+    def _new_batch(self, session: InferenceSession, rows: int) -> DeviceBatch:
         device, _, index = self.device.partition(":")
 
-        def buffers(names: tuple[str, ...]) -> list[Any]:
+        def buffers(names: Sequence[str]) -> list[OrtValue]:
             make = self._runtime.OrtValue.ortvalue_from_shape_and_type
             return [
                 make([rows, *shape], np.dtype(dtype).type, device, int(index))
-                for shape, dtype in (self._rows[name] for name in names)
+                for shape, dtype in (self._tensors[name] for name in names)
             ]
 
         inputs, outputs = buffers(INPUT_NAMES), buffers(OUTPUT_NAMES)
-        binding = self.session.io_binding()
+        binding = session.io_binding()
         for name, value in zip(INPUT_NAMES, inputs, strict=True):
             binding.bind_ortvalue_input(name, value)
         for name, value in zip(OUTPUT_NAMES, outputs, strict=True):
             binding.bind_ortvalue_output(name, value)
         options, eager = self._runtime.RunOptions(), self._runtime.RunOptions()
         if self._graphs:
-            options.add_run_config_entry("gpu_graph_id", str(rows))  # a graph for each batch size
-            eager.add_run_config_entry("gpu_graph_id", "-1")
-        return Bound(inputs, outputs, binding, options, eager)
+            options.add_run_config_entry("gpu_graph_id", str(rows))  # one graph for each batch size
+            eager.add_run_config_entry("gpu_graph_id", _EAGER_GRAPH)
+        return DeviceBatch(inputs, outputs, binding, options, eager)
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _backend_errors(what: str) -> Iterator[None]:
+    """Raise whatever ONNX Runtime raises as BackendError, with a hint where the cause is known."""
     try:
         yield
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # its exceptions have no base class
         graph = "; onnxruntime:eager runs without CUDA graphs" if "graph" in str(error).lower() else ""
         memory = "; out of GPU memory: use a smaller batch or size" if "alloc" in str(error).lower() else ""
         raise BackendError(f"ONNX Runtime failed {what}: {error}{graph}{memory}") from error
 
 
 def _tensorrt_options(path: Path, contract: Contract, index: int) -> dict[str, str]:
-    """Raises EngineMismatch, BackendUnavailable where this provider would compute less exactly than the file says."""
+    """Options of the TensorRT provider.
+
+    Raises EngineMismatch or BackendUnavailable where it would compute with less precision than the file declares.
+    """
     precision = contract.precision
     if "float16" in (precision.weights, precision.activations):
         raise EngineMismatch(
             f"{path} is float16, and ONNX Runtime's TensorRT provider would compute its coordinates in float16 too: "
-            "build a plan (yolopose-export --format engine), or run it by onnxruntime"
+            "build a plan (yolopose-export --format engine), or run it with the backend onnxruntime"
         )
     if os.environ.get(NO_TF32) != "0":
         raise BackendUnavailable(

@@ -1,6 +1,6 @@
-"""TensorRT's real Python bindings without TensorRT: every class, member and signature, nothing that computes.
+"""TensorRT's real Python bindings without TensorRT: every class, member and signature, but nothing computes.
 
-The bindings are a wheel of 1.3 MB; the three libraries that they load are played by a C file of nine empty functions.
+The bindings are a wheel of 1.3 MB; the three libraries that they load are replaced by a C file of nine empty functions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ print(json.dumps(members))
 
 
 def install(folder: Path, version: str) -> Path:
-    """What to put on PYTHONPATH. Raises OSError or CalledProcessError: no registry, no compiler."""
+    """Folder for PYTHONPATH. Raises OSError or CalledProcessError: no registry, no compiler."""
     target = folder / version
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*pip, "--target", str(target), f"tensorrt-cu13-bindings=={version}"], check=True, timeout=120)
@@ -70,13 +70,13 @@ def run(target: Path, script: str) -> str:
 
 
 def members_of(target: Path) -> dict[str, dict[str, Any]]:
-    """Class -> member -> docstring of methods (with their signature), None of what is no method."""
+    """Class -> member -> docstring of a method (with its signature), None for other members."""
     members: dict[str, dict[str, Any]] = json.loads(run(target, DUMP))
     return members
 
 
 def arguments_of(docstring: str) -> list[tuple[int, int]]:
-    """Least and largest number of arguments, self apart, of each overload in a docstring of pybind11."""
+    """Smallest and largest number of arguments without self, of each overload in a docstring of pybind11."""
     found = []
     for line in docstring.splitlines():
         if "(self" not in line:

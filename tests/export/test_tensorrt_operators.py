@@ -1,7 +1,7 @@
-"""Every artifact kind against the documented support table of TensorRT's ONNX parser, version 10.1.
+"""Artifacts of every network and precision against the support table of TensorRT's ONNX parser, version 10.1.
 
-What the table cannot say, whether TensorRT fuses and computes as hoped, only a TensorRT can; but no node may be of a
-kind that the parser refuses, nor of mixed types, which strongly typed networks forbid.
+No node may be one that the parser refuses, nor mix types, which strongly typed networks forbid. Whether TensorRT fuses
+and computes as intended, only TensorRT can show.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TYPES = {
     TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.INT32: "INT32", TensorProto.INT64: "INT64",
     TensorProto.BOOL: "BOOL", TensorProto.INT8: "INT8", TensorProto.UINT8: "UINT8",
 }  # fmt: skip
-# Inputs that say how, not what: sizes, axes, indices, scales; the table's types are those of data.
+# Inputs that are parameters (sizes, axes, indices, scales); the types in the table are those of data inputs.
 PARAMETERS = {
     "Gather": (1,), "GatherElements": (1,), "Reshape": (1,), "Expand": (1,), "Slice": (1, 2, 3, 4), "Resize": (1, 2, 3),
     "ReduceSum": (1,), "ReduceMax": (1,), "Squeeze": (1,), "Unsqueeze": (1,), "TopK": (1,), "Trilu": (1,),
@@ -72,13 +72,13 @@ def int8(model: onnx.ModelProto) -> onnx.ModelProto:
     image = next(value for value in model.graph.input if value.name == "images").type.tensor_type.shape.dim
     rows, height, width = (dim.dim_value or usual for dim, usual in zip(image, (1, 64, 64), strict=False))
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
-    samples = collect_samples(model, tensors_to_sample(body, "tensorrt"), pictures, rows=rows)
-    return quantize(model, make_plan(body, samples, "tensorrt", lambda items, total, label: items))
+    images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
+    samples = collect_samples(model, tensors_to_sample(body, "tensorrt"), images, rows=rows)
+    return quantize(model, make_plan(body, samples, "tensorrt", lambda names: names))
 
 
 class Typed:
-    """Types and constants of a model's values."""
+    """Types and constant values of the tensors of a model."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = shape_inference.infer_shapes(model, strict_mode=True).graph
@@ -95,7 +95,7 @@ class Typed:
 
 
 def faults(model: onnx.ModelProto, table: dict[str, Any]) -> Iterator[str]:
-    """A line for each node that the parser would not take, or not for sure."""
+    """A line for each node that the parser refuses, or may refuse."""
     typed = Typed(model)
     assert all(not opset.domain and 9 <= opset.version <= 20 for opset in model.opset_import)
     for node in typed.graph.node:
@@ -107,19 +107,19 @@ def faults(model: onnx.ModelProto, table: dict[str, Any]) -> Iterator[str]:
         parameters = PARAMETERS.get(node.op_type, ())
         data = [name for i, name in enumerate(node.input) if name and i not in parameters]
         kinds = {TYPES[typed.types[name]] for name in data}
-        if "UINT8" in kinds:  # only what comes from outside, and only to become a number
+        if "UINT8" in kinds:  # only graph inputs, and only as input of a Cast
             inputs = {value.name for value in typed.graph.input}
             if node.op_type != "Cast" or not set(data) <= inputs:
                 yield f"{at}: reads uint8"
         elif not kinds <= set(rule["types"]):
-            yield f"{at}: reads {kinds}, {rule['types']} are taken"
+            yield f"{at}: reads {kinds}, {rule['types']} are supported"
         if len(kinds) > 1:
             yield f"{at}: mixes {kinds}"
         yield from (f"{at}: {fault}" for fault in restrictions(node, typed))
 
 
 def restrictions(node: onnx.NodeProto, typed: Typed) -> Iterator[str]:
-    """The words of the table's column as code, for operators that our graphs use."""
+    """The restrictions column of the table as code, for the operators in our graphs."""
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     axes = CONSTANT_AXES.get(node.op_type)
     if axes is not None and len(node.input) > axes and node.input[axes] and node.input[axes] not in typed.held:
@@ -148,7 +148,7 @@ def restrictions(node: onnx.NodeProto, typed: Typed) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
-def test_the_parser_takes_every_node(kind: str, float32: onnx.ModelProto, table: dict[str, Any]) -> None:
+def test_parser_supports_every_node(kind: str, float32: onnx.ModelProto, table: dict[str, Any]) -> None:
     model = {"float32": lambda model: model, "float16": half, "int8": int8}[kind](float32)
     assert list(faults(model, table)) == []
     operators = {node.op_type for node in model.graph.node}
@@ -156,7 +156,7 @@ def test_the_parser_takes_every_node(kind: str, float32: onnx.ModelProto, table:
     assert ("QuantizeLinear" in operators) == (kind == "int8")
 
 
-def test_what_the_parser_refuses_is_found(table: dict[str, Any]) -> None:
+def test_faults_are_found(table: dict[str, Any]) -> None:
     """The check itself: each of these nodes is a fault."""
     value, tensor = helper.make_tensor_value_info, numpy_helper.from_array
     held = [

@@ -1,4 +1,4 @@
-"""These tests want a GPU: ``make gpu-proof`` runs them; where there is none they are skipped, with the reason."""
+"""Tests that need a GPU, run by ``make gpu-proof``. Without one they are skipped, with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device memory, ONNX Runtime's CUDA provider and TensorRT on a real GPU, each where it is installed."""
+"""Device memory, ONNX Runtime's CUDA provider and TensorRT on a real GPU, each if it is installed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def assert_close(found: RawPeople, expected: RawPeople) -> None:
         assert one.dtype == other.dtype
 
 
-def test_memory_goes_there_and_back_and_graphs_repeat(cuda: Cuda) -> None:
+def test_copies_and_graphs(cuda: Cuda) -> None:
     with cuda.current():
         stream, end_stream = cuda.stream()
         address, free = cuda.allocate(1 << 20)
@@ -88,13 +88,13 @@ def test_memory_goes_there_and_back_and_graphs_repeat(cuda: Cuda) -> None:
             release()
 
 
-def test_more_memory_than_there_is(cuda: Cuda) -> None:
+def test_out_of_memory(cuda: Cuda) -> None:
     with cuda.current(), pytest.raises(BackendError, match="out of memory"):
         cuda.allocate(1 << 50)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "onnxruntime:eager", "tensorrt"])
-def test_batches_give_what_the_cpu_gives(artifact: Path, request: pytest.FixtureRequest, backend: str) -> None:
+def test_batches_match_the_cpu(artifact: Path, request: pytest.FixtureRequest, backend: str) -> None:
     path = request.getfixturevalue("plan") if backend == "tensorrt" else artifact
     on_gpu, on_cpu = opened(path, backend), opened(artifact, "onnxruntime", "cpu")
     for seed, rows in enumerate([1, 3, 3, 1, 4, 2, 3, 1, 4]):
@@ -116,17 +116,17 @@ def test_eight_threads_share_one_estimator(artifact: Path, request: pytest.Fixtu
                 np.testing.assert_array_equal(one.keypoints, other.keypoints)
 
 
-def test_two_slots_overlap(plan: Path) -> None:
+def test_two_slots_run_at_once(plan: Path) -> None:
     backend: Any = opened(plan, "tensorrt")
     images = [batch_of(2, 1), batch_of(2, 2)]
     expected = [backend.infer(each, *thresholds(2)) for each in images]
-    tickets = [backend.submit(each, *thresholds(2)) for each in images]
-    for ticket, each in zip(tickets, expected, strict=True):
-        assert_close(backend.collect(ticket), each)
+    pending = [backend.submit(each, *thresholds(2)) for each in images]
+    for one, each in zip(pending, expected, strict=True):
+        assert_close(backend.collect(one), each)
     backend.close()
 
 
-def test_pycuda_runs_the_plan_too(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pycuda_runs_the_plan(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     default = opened(plan, "tensorrt")
     expected = default.infer(batch_of(3, 5), *thresholds(3))
     default.close()
@@ -134,10 +134,10 @@ def test_pycuda_runs_the_plan_too(plan: Path, monkeypatch: pytest.MonkeyPatch) -
     assert_close(opened(plan, "tensorrt").infer(batch_of(3, 5), *thresholds(3)), expected)
 
 
-def test_device_memory_is_flat(plan: Path) -> None:
+def test_device_memory_is_constant(plan: Path) -> None:
     runtime: Any = pytest.importorskip("cuda.bindings.runtime")
     if not hasattr(runtime, "cudaMemGetInfo"):
-        pytest.skip("these bindings do not tell how much memory is free")
+        pytest.skip("these bindings do not report free memory")
 
     def free(calls: int, estimate: Callable[[np.ndarray], object]) -> int:
         for _ in range(calls):
@@ -147,4 +147,4 @@ def test_device_memory_is_flat(plan: Path) -> None:
     image = dots(HW, (0, 30, 30))
     with PoseEstimator(plan) as estimate:
         before = free(100, estimate)
-        assert abs(before - free(10_000, estimate)) < 32 << 20  # others use the GPU as well
+        assert abs(before - free(10_000, estimate)) < 32 << 20  # other processes use the GPU as well

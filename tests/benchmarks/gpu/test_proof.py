@@ -1,109 +1,27 @@
-"""The proof without a GPU: its parts on the CPU and on a played GPU, what it reports, and what it calls a failure."""
+"""The proof with simulated child processes on a simulated GPU: its report, and what counts as a failure."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.played_gpu import Machine, play
+from tests.simulated_gpu import SimulatedGpu
 from yolopose.benchmarks.gpu import proof as proof_module
-from yolopose.benchmarks.gpu.contestants import compare, misplaced, operators_by_provider, time_contestant, time_tail
 from yolopose.benchmarks.gpu.proof import _profiles, main
-from yolopose.benchmarks.gpu.worker import GpuTask
-from yolopose.export.command import main as export
+from yolopose.benchmarks.gpu.steps import GpuTask
 from yolopose.runtime.errors import BackendError, BackendUnavailable
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo network at 64 x 64, as an artifact and as a plan."""
-    folder = tmp_path_factory.mktemp("made")
-    words = ["--weights", "demo", "--output", str(folder / "demo.engine"), "--format", "engine", "--imgsz", "64"]
-    with pytest.MonkeyPatch.context() as patch:
-        play(patch)
-        assert export([*words, "--limit", "2", "--profile", "1:1:2"]) == 0
-    return folder
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return play(monkeypatch)
-
-
-def task(made: Path, **changes: Any) -> GpuTask:
-    base = GpuTask(
-        "time", "demo", str(made / "demo.onnx"), "onnxruntime", "cpu", batch=2, iterations=2, warmup=1, limit=2
-    )
-    return replace(base, **changes)
-
-
-@pytest.mark.parametrize("backend", ["onnxruntime", "torch", "torch-graph", "torch:fp16"])
-def test_contestants_are_timed(made: Path, backend: str) -> None:
-    found = time_contestant(task(made, backend=backend))
-    assert [len(values) for values in found["samples_ms"].values()] == [2]
-    assert all(value > 0 for values in found["samples_ms"].values() for value in values)
-
-
-def test_pytorch_without_a_gpu_is_said(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for step in (time_contestant, time_tail):
-        with pytest.raises(BackendUnavailable, match=r"PyTorch .* sees no GPU"):
-            step(task(made, backend="torch", device="cuda:0"))
-
-
-def test_a_plan_is_timed_beside_its_bare_run(made: Path, machine: Machine) -> None:
-    plan = task(made, backend="tensorrt", artifact=str(made / "demo.engine"), device="cuda:0")
-    found = time_contestant(plan)
-    assert {name: len(values) for name, values in found["samples_ms"].items()} == {"infer": 2, "bare": 2}
-    assert found["version"] == "tensorrt 10.16.1.11"
-
-
-def test_the_tail(made: Path) -> None:
-    found = time_tail(task(made, batch=1))
-    assert {name: len(values) for name, values in found["samples_ms"].items()} == {"deployed": 2, "network": 2}
-
-
-def test_parity_is_the_gate_of_an_export(made: Path) -> None:
-    found = compare(task(made, step="parity"))
-    assert found["verdict"] in ("passed", "unverified")
-    assert found["images"] == 2
-    assert found["max_px"] is None or found["max_px"] <= 0.05
-
-
-def test_operators_are_counted_by_provider(made: Path) -> None:
-    found = operators_by_provider(task(made, step="placement"))
-    assert found["providers"]["CPUExecutionProvider"]["Conv"] > 40
-    assert found["misplaced"] == {}
-
-
-def node(provider: str, operator: str, kind: str, *shape: int) -> dict[str, Any]:
-    arguments = {"provider": provider, "op_name": operator, "output_type_shape": [{kind: list(shape)}]}
-    return {"cat": "Node", "args": arguments}
-
-
-def test_what_is_misplaced() -> None:
-    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    right = [node(cuda, "TopK", "float", 1, 300), node(cpu, "Gather", "int64"), node(cpu, "Concat", "int64", 3)]
-    assert misplaced([*right, {"cat": "Session", "args": {}}]) == {}
-    wrong = [
-        node(cpu, "TopK", "float", 1, 300),
-        node(cpu, "Range", "int64", 300),
-        node(cuda, "MemcpyToHost", "int64", 1),
-    ]
-    assert misplaced([*right, *wrong]) == {"MemcpyToHost": 1, "Range": 1, "TopK": 1}
-
-
-def test_each_batch_has_a_profile_and_none_is_left_out() -> None:
+def test_each_batch_size_has_a_profile_without_gaps() -> None:
     assert list(_profiles([8, 1, 32])) == ["--profile", "1:1:1", "--profile", "2:8:8", "--profile", "9:32:32"]
     assert list(_profiles([4])) == ["--profile", "1:4:4"]
 
 
 class Children:
-    """Answers of processes, without them."""
+    """Answers of child processes, without the processes."""
 
     def __init__(
         self,
@@ -122,7 +40,7 @@ class Children:
         if task.backend in self.absent:
             raise BackendUnavailable("CUDAExecutionProvider did not start")
         if task.backend == self.crashes:
-            raise BackendError("the process ended with exit code 1. Its last words:\ncudaErrorIllegalAddress")
+            raise BackendError("the process ended with exit code 1. Its stderr:\ncudaErrorIllegalAddress")
         if task.step == "parity":
             counts = {"images": 2, "people": 30, "matched": 30, "max_px": 0.01, "mean_oks": 1.0, "reference": "PyTorch"}
             return {"verdict": self.verdict, "reason": "0 people differ", **counts}
@@ -143,22 +61,22 @@ def prove(made: Path, output: Path, children: Children, monkeypatch: pytest.Monk
     return main([*words, "--batches", "1", "2", "64", "--iterations", "6", "--rounds", "3", "--json"])
 
 
-def test_the_report(
-    made: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_report(
+    made: Path, gpu: SimulatedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     children = Children()
     assert prove(made, tmp_path, children, monkeypatch) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["gpu"] == {"name": "Played Orin", "compute_capability": "8.7", "cuda": "12.6"}
-    (text,) = (path.read_text(encoding="utf-8") for path in tmp_path.glob("played-orin_2*.md"))
+    assert document["gpu"] == {"name": "Simulated Orin", "compute_capability": "8.7", "cuda": "12.6"}
+    (text,) = (path.read_text(encoding="utf-8") for path in tmp_path.glob("simulated-orin_2*.md"))
     assert "| demo.onnx | onnxruntime | PyTorch | passed | 30 | 30 | 0.01 | 1 |" in text
-    assert "not here: parity, demo.onnx on onnxruntime:eager: CUDAExecutionProvider did not start" in text
+    assert "not available here: parity, demo.onnx on onnxruntime:eager: CUDAExecutionProvider did not start" in text
     assert "| onnxruntime (1) | demo.onnx | 2 | 4.000 | 4.000 | 6 | 2.00x | 2.0% [2.0%, 2.0%] |" in text
     assert "batch 1: 0.100 ms" in text
-    assert len(list(tmp_path.glob("played-orin_2*.json"))) == 1
+    assert len(list(tmp_path.glob("simulated-orin_2*.json"))) == 1
     timed = [(task.backend, task.batch) for task in children.tasks if task.step == "time"]
     assert timed.count(("onnxruntime", 64)) == 3
-    assert ("tensorrt", 64) not in timed  # more than its profile
+    assert ("tensorrt", 64) not in timed  # more than its profile accepts
     assert ("onnxruntime:eager", 1) not in timed  # could not run
 
 
@@ -173,7 +91,7 @@ def test_the_report(
 )
 def test_failures_end_in_exit_code_1_with_the_report_written(
     made: Path,
-    machine: Machine,
+    gpu: SimulatedGpu,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -185,10 +103,10 @@ def test_failures_end_in_exit_code_1_with_the_report_written(
     assert "- FAILED: " in text
 
 
-def test_without_a_gpu(machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.fails["cudaGetDeviceCount"] = 100
+def test_missing_gpu_or_wrong_flags(gpu: SimulatedGpu, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.fails["cudaGetDeviceCount"] = 100
     assert main(["--output", str(tmp_path)]) == 1
     assert "cudaErrorNoDevice" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-    for words in (["--batches", "0"], ["--rounds", "0"], ["--imgsz", "0"]):
+    for words in (["--batches", "0"], ["--rounds", "0"], ["--imgsz", "0"], ["--device", "cuda:x"]):
         assert main([*words, "--output", str(tmp_path)]) == 2

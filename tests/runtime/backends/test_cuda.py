@@ -1,4 +1,4 @@
-"""CUDA's Python bindings: the real ones have all that is called, with as many arguments; without a GPU they say so."""
+"""CUDA through cuda-python and PyCUDA: on a simulated GPU, and with the real bindings, which need no GPU to import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.played_gpu import ROOT, Machine, play
+from tests.simulated_gpu import ROOT, SimulatedGpu, simulate_gpu
 from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.errors import BackendError
 
@@ -35,7 +35,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What to put on PYTHONPATH: 30 MB, of which nothing needs a GPU to be imported."""
+    """Folder for PYTHONPATH with the real bindings (30 MB)."""
     target = tmp_path_factory.mktemp("cuda")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     wanted = [f"cuda-bindings=={request.param}", "cuda-pathfinder"]
@@ -53,30 +53,30 @@ def run(bindings: Path, script: str) -> str:
     ).stdout
 
 
-def test_the_real_bindings_have_all_that_is_called(bindings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_bindings_have_every_function_used(bindings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = json.loads(run(bindings, SIGNATURES))
-    play(monkeypatch)
+    simulate_gpu(monkeypatch)
     from cuda.bindings import driver, runtime
 
     checked = 0
     for module in (runtime, driver):
-        for name, played in vars(module).items():
+        for name, simulated in vars(module).items():
             if not name.startswith("cu"):
                 continue
-            if inspect.isfunction(played):
+            if inspect.isfunction(simulated):
                 (line,) = real[name]
                 arguments = line[line.index("(") + 1 : line.rindex(")")]
                 given = [part for part in arguments.split(",") if part.strip()]
-                assert len(given) == len(inspect.signature(played).parameters), line
+                assert len(given) == len(inspect.signature(simulated).parameters), line
                 checked += 1
-            elif inspect.isclass(played):
-                assert set(played.__members__) <= set(real[name]), name
+            elif inspect.isclass(simulated):
+                assert set(simulated.__members__) <= set(real[name]), name
     assert checked > 18
     assert real["cudaStreamNonBlocking"] == runtime.cudaStreamNonBlocking
     assert real["handles"] == [0, 0]  # handles become numbers
 
 
-def test_without_a_gpu_it_is_said(bindings: Path) -> None:
+def test_missing_gpu_is_an_error(bindings: Path) -> None:
     script = """
 from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.errors import BackendUnavailable
@@ -87,19 +87,14 @@ except BackendUnavailable as error:
 else:
     print("there is a GPU")
 """
-    said = run(bindings, script)
-    assert "is there an NVIDIA GPU with a driver?" in said or "there is a GPU" in said
+    output = run(bindings, script)
+    assert "is there an NVIDIA GPU with a driver?" in output or "there is a GPU" in output
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return play(monkeypatch)
-
-
-@pytest.mark.parametrize("through", ["cuda-python", "pycuda"])
-def test_copies_go_there_and_back(machine: Machine, through: str) -> None:
-    cuda = open_cuda(0, through)
-    assert cuda.gpu.to_dict() == {"name": "Played Orin", "compute_capability": "8.7", "cuda": "12.6"}
+@pytest.mark.parametrize("library", ["cuda-python", "pycuda"])
+def test_copies_to_the_device_and_back(gpu: SimulatedGpu, library: str) -> None:
+    cuda = open_cuda(0, library)
+    assert cuda.gpu.to_dict() == {"name": "Simulated Orin", "compute_capability": "8.7", "cuda": "12.6"}
     with cuda.current():
         stream, end_stream = cuda.stream()
         address, free = cuda.allocate(10)
@@ -112,14 +107,14 @@ def test_copies_go_there_and_back(machine: Machine, through: str) -> None:
         assert host.tolist() == [0] * 10  # not yet
         cuda.wait(stream)
         assert host.tolist() == [0, 1, 2, 3] + [0] * 6
-    assert machine.context == 0
+    assert gpu.context == 0
     del host
     for release in (free, free_host, end_stream):
         release()
-    assert not machine.used()
+    assert not gpu.used()
 
 
-def test_an_error_inside_a_capture_ends_it(machine: Machine) -> None:
+def test_an_error_inside_a_capture_ends_it(gpu: SimulatedGpu) -> None:
     cuda = open_cuda()
 
     def enqueue() -> None:
@@ -129,12 +124,12 @@ def test_an_error_inside_a_capture_ends_it(machine: Machine) -> None:
         stream, release = cuda.stream()
         with pytest.raises(BackendError, match="the plan failed"):
             cuda.capture(stream, enqueue)
-        assert machine.used() == {"streams": 1}
-        assert not machine.capturing
+        assert gpu.used() == {"streams": 1}
+        assert not gpu.capturing
         release()
 
 
-def test_pycuda_says_that_it_has_no_graphs(machine: Machine) -> None:
+def test_pycuda_has_no_graphs(gpu: SimulatedGpu) -> None:
     cuda = open_cuda(0, "pycuda")
     assert not cuda.has_graphs
     with pytest.raises(BackendError, match="no CUDA graphs"):

@@ -21,7 +21,7 @@ PERSON = PoseResult(
 )
 
 
-def test_an_application_can_be_tested_without_an_engine() -> None:
+def test_application_runs_without_a_network() -> None:
     backend = FakeBackend([raw_people([PERSON], 100), raw_people([PoseResult.empty(17)], 100)])
     assert isinstance(backend, Backend)
     with PoseEstimator(fake_contract(), backend=backend) as estimate:
@@ -33,7 +33,7 @@ def test_an_application_can_be_tested_without_an_engine() -> None:
     assert backend.closed
 
 
-def test_rows_past_the_people_are_zero() -> None:
+def test_rows_past_num_people_are_zero() -> None:
     raw = raw_people([PoseResult.empty(17), PERSON], 5)
     assert raw.num_people.tolist() == [0, 1]
     assert raw.keypoints.shape == (2, 5, 17, 3)
@@ -42,7 +42,7 @@ def test_rows_past_the_people_are_zero() -> None:
     assert raw.keypoints[1, 0, 0].tolist() == [25, 25, 0.5]
 
 
-def test_wrong_arguments() -> None:
+def test_rejects_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="answers"):
         FakeBackend([])
     with pytest.raises(ValueError, match="batch: give"):

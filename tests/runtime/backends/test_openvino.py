@@ -20,7 +20,7 @@ from yolopose.runtime.contract import NmsInfo, PrecisionInfo, Range, read_contra
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 from yolopose.runtime.skeleton import LSP_14
 
-from .test_onnxruntime import thresholds
+from .plans import thresholds
 
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -30,7 +30,7 @@ def opened(path: Path, backend: str = "openvino", **arguments: object) -> Backen
 
 
 def assert_same_people(found: RawPeople, expected: RawPeople, px: float = 0.05) -> None:
-    """Order among equal scores is free, but none are equal here."""
+    """The order of equal scores is undefined, but none are equal here."""
     for name in ("num_people", "labels", "num_candidates", "flags"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
@@ -38,7 +38,7 @@ def assert_same_people(found: RawPeople, expected: RawPeople, px: float = 0.05) 
     np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=px)
 
 
-def test_infers_with_the_shapes_and_types_of_the_contract(artifact: Path) -> None:
+def test_outputs_have_the_shapes_and_types_of_the_contract(artifact: Path) -> None:
     backend = opened(artifact, threads=1)
     assert isinstance(backend, Backend)
     assert (backend.name, backend.device) == ("openvino", "cpu")
@@ -55,8 +55,8 @@ def test_infers_with_the_shapes_and_types_of_the_contract(artifact: Path) -> Non
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4])
-def test_batches_give_what_onnxruntime_gives(artifact: Path, draw_dots: Callable[..., np.ndarray], rows: int) -> None:
-    """One image runs in the model of one, others in that of the open batch, which is compiled when it is needed."""
+def test_batches_match_onnxruntime(artifact: Path, draw_dots: Callable[..., np.ndarray], rows: int) -> None:
+    """One image runs in the model of batch 1, other batches in the one of dynamic batch, compiled when it is needed."""
     images = np.stack([draw_dots((64, 96), (i % 3, 20 + 15 * i, 40), (2, 80, 20), level=215 + i) for i in range(rows)])
     expected = opened(artifact, "onnxruntime").infer(images, *thresholds(rows))
     backend = opened(artifact)
@@ -66,7 +66,7 @@ def test_batches_give_what_onnxruntime_gives(artifact: Path, draw_dots: Callable
     np.testing.assert_allclose(again.keypoints, expected.keypoints[:1], atol=1e-3)
 
 
-def test_trained_network_gives_what_onnxruntime_gives(trained_artifact: Path, photographs: list[Path]) -> None:
+def test_trained_network_matches_onnxruntime(trained_artifact: Path, photographs: list[Path]) -> None:
     images = [cv2.imread(str(path)) for path in photographs[:12]]
     images += [scene.image for scene in SyntheticScenes(12, (320, 240))]
     with (
@@ -89,7 +89,9 @@ def test_results_belong_to_the_caller(artifact: Path, draw_dots: Callable[..., n
     assert all(array.flags.owndata and array.flags.writeable for array in first)
 
 
-def test_images_need_not_be_contiguous_or_writeable(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
+def test_accepts_images_that_are_not_contiguous_or_writeable(
+    artifact: Path, draw_dots: Callable[..., np.ndarray]
+) -> None:
     image = draw_dots((64, 96), (0, 30, 20))
     backend = opened(artifact)
     expected = backend.infer(image[None], *thresholds(1))
@@ -99,7 +101,7 @@ def test_images_need_not_be_contiguous_or_writeable(artifact: Path, draw_dots: C
     assert_same_people(backend.infer(strided, *thresholds(1)), expected, 0)
 
 
-def test_threads_share_it(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
+def test_threads_share_a_backend(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
     backend = opened(artifact)
 
     def position(x: int) -> float:
@@ -112,7 +114,7 @@ def test_threads_share_it(artifact: Path, draw_dots: Callable[..., np.ndarray]) 
         np.testing.assert_allclose(list(pool.map(position, places)), places, atol=0.5)
 
 
-def test_thresholds_are_free_at_run_time(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
+def test_thresholds_change_at_run_time(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
     with PoseEstimator(artifact, backend="openvino") as estimate:
         image = draw_dots((64, 96), (0, 30, 20), level=222)  # score 0.4
         assert len(estimate(image)) == 1
@@ -122,21 +124,21 @@ def test_thresholds_are_free_at_run_time(artifact: Path, draw_dots: Callable[...
         assert estimate(image).flags == 4
 
 
-def test_threads_reach_the_engine(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = []
+def test_threads_reach_openvino(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
     real = openvino.Core.compile_model
 
-    def listen(core: object, model: object, device: str, options: dict) -> object:
-        given.append((device, options))
+    def record(core: object, model: object, device: str, options: dict) -> object:
+        compiled.append((device, options))
         return real(core, model, device, options)
 
-    monkeypatch.setattr(openvino.Core, "compile_model", listen)
+    monkeypatch.setattr(openvino.Core, "compile_model", record)
     opened(artifact, threads=2)
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
-    assert given == [("CPU", options)]
+    assert compiled == [("CPU", options)]
 
 
-def test_frame_type_and_batch_are_those_it_was_opened_for(artifact: Path) -> None:
+def test_rejects_images_of_another_size_type_or_batch(artifact: Path) -> None:
     backend = opened(artifact, shape_hw=(64, 64))
     with pytest.raises(BackendError, match=r"failed on images of \(1, 64, 96, 3\) uint8: .* 1 to 4 of \(64, 64, 3\)"):
         backend.infer(np.zeros((1, 64, 96, 3), np.uint8), *thresholds(1))
@@ -150,29 +152,29 @@ def test_frame_type_and_batch_are_those_it_was_opened_for(artifact: Path) -> Non
     assert backend.infer(np.zeros((1, 64, 64, 3), np.uint8), *thresholds(1)).num_people.tolist() == [0]
 
 
-def test_fixed_artifact(build_artifact: Callable[..., Path]) -> None:
+def test_artifact_of_fixed_shape(build_artifact: Callable[..., Path]) -> None:
     path = build_artifact(height=Range(64, 64, 64), width=Range(96, 96, 96), batch=Range(2, 2, 2))
     assert opened(path).infer(np.zeros((2, 64, 96, 3), np.uint8), *thresholds(2)).boxes.shape == (2, 3, 4)
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16")
-def test_bf16_is_had_by_name_alone(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
+def test_bf16_is_used_only_by_name(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
     backend = opened(artifact, "openvino:bf16")
     assert backend.name == "openvino:bf16"
     raw = backend.infer(draw_dots((64, 96), (0, 30, 20))[None], *thresholds(1))
     np.testing.assert_allclose(raw.keypoints[0, 0, 0, :2], (30, 20), atol=1)
 
 
-def test_bf16_that_the_cpu_does_not_have(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_bf16_on_a_cpu_without_it(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
-    with pytest.raises(BackendUnavailable, match="bf16 was asked for, but CPU here has only FP32, INT8: use backend"):
+    with pytest.raises(BackendUnavailable, match="bf16 was requested, but CPU here has only FP32, INT8: use backend"):
         opened(artifact, "openvino:bf16")
     assert opened(artifact).name == "openvino"
 
 
-def test_a_precision_that_was_not_asked_for_is_an_error(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_precision_than_requested_is_an_error(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino.CompiledModel, "get_property", lambda *_: openvino.Type.bf16)
-    with pytest.raises(BackendUnavailable, match="f32 was asked for, but CPU computes in bf16"):
+    with pytest.raises(BackendUnavailable, match="f32 was requested, but CPU computes in bf16"):
         opened(artifact)
 
 
@@ -182,23 +184,23 @@ def test_a_precision_that_was_not_asked_for_is_an_error(artifact: Path, monkeypa
         ({"backend": "openvino:f16"}, ValueError, "one of .*openvino, openvino:bf16, .* got 'openvino:f16'"),
         ({"device": "auto"}, ValueError, "device must be cpu, gpu or gpu:N for OpenVINO, got 'auto'"),
         ({"device": "gpu:x"}, ValueError, "device must be cpu"),
-        ({"device": "gpu:7"}, BackendUnavailable, r"device GPU\.7 was asked for, .*has only CPU.* use device cpu"),
-        ({"device": "gpu:7", "threads": 2}, ValueError, "threads are for the CPU"),
+        ({"device": "gpu:7"}, BackendUnavailable, r"device GPU\.7 was requested, .*has only CPU.* use device cpu"),
+        ({"device": "gpu:7", "threads": 2}, ValueError, "threads is for the CPU"),
         ({"threads": 0}, ValueError, "threads must be a whole number from 1"),
     ],
 )
-def test_wrong_arguments(arguments: dict, error: type[Exception], message: str, artifact: Path) -> None:
+def test_rejects_wrong_arguments(arguments: dict, error: type[Exception], message: str, artifact: Path) -> None:
     with pytest.raises(error, match=message):
         opened(artifact, **arguments)
 
 
 @pytest.mark.parametrize(("device", "name"), [("GPU", "GPU.0"), ("gpu:0", "GPU.0"), ("GPU.1", "GPU.1")])
 def test_gpus_by_number(artifact: Path, monkeypatch: pytest.MonkeyPatch, device: str, name: str) -> None:
-    """A single GPU is called GPU by OpenVINO, several are GPU.0, GPU.1 ...; here the CPU plays them."""
+    """A single GPU is called GPU by OpenVINO, several are GPU.0, GPU.1 ...; here the CPU stands in for them."""
     listed = ["CPU", "GPU"] if name == "GPU.0" else ["CPU", "GPU.0", "GPU.1"]
     real = openvino.Core.compile_model
     monkeypatch.setattr(openvino.Core, "available_devices", listed)
-    monkeypatch.setattr(openvino.Core, "get_property", lambda _, asked, key: {name: ["FP32"]}[asked])
+    monkeypatch.setattr(openvino.Core, "get_property", lambda _, device, key: {name: ["FP32"]}[device])
     monkeypatch.setattr(
         openvino.Core, "compile_model", lambda core, model, _, options: real(core, model, "CPU", options)
     )
@@ -206,19 +208,19 @@ def test_gpus_by_number(artifact: Path, monkeypatch: pytest.MonkeyPatch, device:
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
-def test_artifact_for_another_engine(artifact: Path, target: str) -> None:
+def test_rejects_an_artifact_for_another_backend(artifact: Path, target: str) -> None:
     contract = replace(read_contract(artifact), precision=PrecisionInfo("int8", "int8", target))
     with pytest.raises(EngineMismatch, match=f"quantized for {target} and OpenVINO .* --target openvino"):
         open_backend(artifact, contract, "openvino")
 
 
-def test_auto_opens_what_was_made_for_openvino(artifact: Path) -> None:
+def test_auto_opens_artifacts_made_for_openvino(artifact: Path) -> None:
     contract = replace(read_contract(artifact), precision=PrecisionInfo("int8", "int8", "openvino"))
     assert isinstance(open_backend(artifact, contract), OpenVinoBackend)
     assert choose_backend(artifact, read_contract(artifact)) == "onnxruntime"
 
 
-def test_corrupt_graph(artifact: Path, tmp_path: Path) -> None:
+def test_rejects_a_corrupt_graph(artifact: Path, tmp_path: Path) -> None:
     model = onnx.load(artifact)
     model.graph.node[3].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "bad.onnx")
@@ -227,7 +229,7 @@ def test_corrupt_graph(artifact: Path, tmp_path: Path) -> None:
     assert caught.value.__cause__ is not None
 
 
-def test_graph_that_does_not_keep_its_contract(artifact: Path, tmp_path: Path) -> None:
+def test_rejects_a_graph_that_does_not_match_its_contract(artifact: Path, tmp_path: Path) -> None:
     contract = read_contract(artifact)
     with pytest.raises(ArtifactError, match=r"output boxes should be \(batch, \*\[2, 4\]\) float32, is .*\[3, 4\]"):
         open_backend(artifact, replace(contract, nms=NmsInfo(max_people=2)), "openvino")
@@ -241,9 +243,9 @@ def test_graph_that_does_not_keep_its_contract(artifact: Path, tmp_path: Path) -
     model.graph.input[1].name = "confidence"
     for node in model.graph.node:
         node.input[:] = ["confidence" if name == "score_threshold" else name for name in node.input]
-    onnx.save(model, tmp_path / "foreign.onnx")
+    onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match=r"its inputs are .*'confidence': 'float32'"):
-        open_backend(tmp_path / "foreign.onnx", contract, "openvino")
+        open_backend(tmp_path / "other.onnx", contract, "openvino")
 
 
 def test_openvino_is_not_installed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,14 @@
-"""The TensorRT backend on a played GPU: buffers, graphs, slots, threads, contexts, and what is said when it fails."""
+"""The TensorRT backend on a simulated GPU: buffers, graphs, slots, threads, contexts, and what its errors say."""
 
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -15,81 +16,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export.fake_tensorrt import fake_tensorrt
-from tests.played_gpu import Machine, play
-from tests.runtime.conftest import dots, small_contract, write_artifact
-from yolopose.export.tensorrt import build_engine
-from yolopose.export.tensorrt_options import EngineConfig, Profile, usual_profile
+from tests.runtime.conftest import dots
+from tests.simulated_gpu import SimulatedGpu
+from tests.simulated_gpu.tensorrt import simulated_tensorrt
+from yolopose.export.tensorrt_options import ShapeProfile
 from yolopose.runtime import PoseEstimator
 from yolopose.runtime.backends.base import Backend, RawPeople, open_backend
-from yolopose.runtime.backends.cuda import find_gpu
-from yolopose.runtime.backends.tensorrt import TensorRtBackend
+from yolopose.runtime.backends.tensorrt import PendingResult, TensorRtBackend
 from yolopose.runtime.contract import Range, read_contract
-from yolopose.runtime.errors import (
-    ArtifactError,
-    BackendError,
-    BackendUnavailable,
-    ContractInvalid,
-    ContractMissing,
-    EngineMismatch,
-)
+from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable
 
-from .test_onnxruntime import thresholds
-
-HW = (64, 96)
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    played = play(monkeypatch)
-    yield played
-    gc.collect()
-    assert not played.used()
-    assert played.context == 0
-
-
-@pytest.fixture
-def plan(machine: Machine, artifact: Path, tmp_path: Path) -> Path:
-    """Of the dot model, for batches of 1 to 4 of its best size."""
-    return built(artifact, tmp_path / "dots.engine")
-
-
-def built(artifact: Path, path: Path, version: str = "10.16.1.11", **more: Any) -> Path:
-    profiles = more.pop("profiles", None) or (usual_profile(read_contract(artifact).input, 4),)
-    build_engine(artifact, path, EngineConfig(profiles, **more), fake_tensorrt(version), find_gpu(), lambda text: None)
-    return path
-
-
-def opened(path: Path, **more: Any) -> TensorRtBackend:
-    return TensorRtBackend(path, read_contract(path), more.pop("shape_hw", HW), **more)
-
-
-def batch_of(rows: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.stack([dots(HW, (int(rng.integers(3)), *rng.uniform(10, 50, 2))) for _ in range(rows)])
+from .plans import HW, assert_equal, batch_of, built, opened, thresholds
 
 
 @pytest.fixture
 def expected(artifact: Path) -> Callable[[np.ndarray], RawPeople]:
-    """What ONNX Runtime finds with the artifact."""
+    """What ONNX Runtime finds with the same artifact."""
     backend = open_backend(artifact, read_contract(artifact), threads=1)
     return lambda images: backend.infer(images, *thresholds(len(images)))
 
 
-def assert_equal(found: RawPeople, expected: RawPeople) -> None:
-    for name, one, other in zip(RawPeople._fields, found, expected, strict=True):
-        np.testing.assert_array_equal(one, other, err_msg=name)
-        assert one.dtype == other.dtype
-
-
-@pytest.mark.parametrize("through", ["cuda-python", "pycuda"])
-def test_batches_of_every_size_give_what_onnxruntime_gives(
-    plan: Path, expected: Callable[[np.ndarray], RawPeople], through: str
+@pytest.mark.parametrize("library", ["cuda-python", "pycuda"])
+def test_batches_of_every_size_match_onnxruntime(
+    plan: Path, expected: Callable[[np.ndarray], RawPeople], library: str
 ) -> None:
-    backend = opened(plan, cuda=through)
+    backend = opened(plan, cuda=library)
     assert isinstance(backend, Backend)
     assert (backend.name, backend.device, backend.version) == ("tensorrt", "cuda:0", "10.16.1.11")
-    for seed, rows in enumerate([1, 3, 3, 1, 4, 2, 3, 1, 4]):  # first, repeated as a graph, and others in between
+    for seed, rows in enumerate([1, 3, 3, 1, 4, 2, 3, 1, 4]):  # first run, repeated as a graph, others in between
         images = batch_of(rows, seed)
         assert_equal(backend.infer(images, *thresholds(rows)), expected(images))
     backend.close()
@@ -98,7 +52,7 @@ def test_batches_of_every_size_give_what_onnxruntime_gives(
         backend.infer(batch_of(1), *thresholds(1))
 
 
-def test_results_are_copies_and_thresholds_arrive(plan: Path) -> None:
+def test_results_are_copies_and_thresholds_are_used(plan: Path) -> None:
     backend = opened(plan)
     first = backend.infer(batch_of(1), *thresholds(1))
     before = [array.copy() for array in first]
@@ -111,44 +65,44 @@ def test_results_are_copies_and_thresholds_arrive(plan: Path) -> None:
     assert backend.infer(images, high, high).flags.tolist() == [4]
 
 
-def test_one_stream_in_order_then_one_graph(machine: Machine, plan: Path) -> None:
+def test_first_run_is_eager_then_a_graph_repeats(gpu: SimulatedGpu, plan: Path) -> None:
     backend = opened(plan)
-    machine.calls.clear()
+    gpu.calls.clear()
     backend.infer(batch_of(2), *thresholds(2))
-    # It runs once, is waited for, and only then captured.
-    assert machine.calls == ["in", "run", "out", "wait", "begin capture", "in", "run", "out", "end capture"]
-    machine.calls.clear()
+    # It runs once and is waited for before it is captured.
+    assert gpu.calls == ["in", "run", "out", "wait", "begin capture", "in", "run", "out", "end capture"]
+    gpu.calls.clear()
     backend.infer(batch_of(2), *thresholds(2))
-    assert machine.calls == ["launch", "wait"]
-    assert machine.used() == {"device": 3, "host": 2, "streams": 1, "graphs": 1}
+    assert gpu.calls == ["launch", "wait"]
+    assert gpu.used() == {"device": 3, "host": 2, "streams": 1, "graphs": 1}
     backend.close()
-    assert not machine.used()
+    assert not gpu.used()
     without = opened(plan, graphs=False)
-    machine.calls.clear()
+    gpu.calls.clear()
     for _ in range(2):
         without.infer(batch_of(1), *thresholds(1))
-    assert machine.calls == ["in", "run", "out", "wait"] * 2
+    assert gpu.calls == ["in", "run", "out", "wait"] * 2
 
 
-def test_the_bare_run_is_the_graph_alone(machine: Machine, plan: Path) -> None:
+def test_bare_run_is_only_the_graph(gpu: SimulatedGpu, plan: Path) -> None:
     backend = opened(plan)
     run = backend.bare(batch_of(2), *thresholds(2))
-    machine.calls.clear()
+    gpu.calls.clear()
     run()
-    assert machine.calls == ["launch", "wait"]
+    assert gpu.calls == ["launch", "wait"]
     assert_equal(backend.infer(batch_of(2), *thresholds(2)), backend.infer(batch_of(2), *thresholds(2)))
 
 
-def test_a_plan_without_graphs_has_a_name(machine: Machine, plan: Path) -> None:
+def test_backend_without_graphs(gpu: SimulatedGpu, plan: Path) -> None:
     with PoseEstimator(plan, "tensorrt:eager") as estimate:
         assert estimate.backend.name == "tensorrt:eager"
-        machine.calls.clear()
+        gpu.calls.clear()
         for _ in range(2):
             estimate(dots(HW, (0, 30, 30)))
-        assert machine.calls == ["in", "run", "out", "wait"] * 2
+        assert gpu.calls == ["in", "run", "out", "wait"] * 2
 
 
-def test_only_the_rows_of_a_batch_are_copied(machine: Machine, plan: Path) -> None:
+def test_only_the_rows_of_a_batch_are_copied(gpu: SimulatedGpu, plan: Path) -> None:
     backend = opened(plan)
     copied: list[int] = []
     real = backend._cuda.copy_to_device
@@ -159,49 +113,49 @@ def test_only_the_rows_of_a_batch_are_copied(machine: Machine, plan: Path) -> No
     assert HW[0] * HW[1] * 3 < copied[0] < HW[0] * HW[1] * 3 + 1024
 
 
-def test_two_slots_overlap(machine: Machine, plan: Path, expected: Callable[[np.ndarray], RawPeople]) -> None:
+def test_two_slots_run_at_once(gpu: SimulatedGpu, plan: Path, expected: Callable[[np.ndarray], RawPeople]) -> None:
     backend = opened(plan)
     for round_ in range(3):
         images = [batch_of(1 + i, 10 * round_ + i) for i in range(2)]
         copies = [each.copy() for each in images]
-        tickets = [backend.submit(each, *thresholds(len(each))) for each in copies]
+        results = [backend.submit(each, *thresholds(len(each))) for each in copies]
         for each in copies:
-            each[...] = 0  # submit() has taken what it needs
-        with pytest.raises(ValueError, match="all 2 slots wait to be collected: collect"):
+            each[...] = 0  # submit() has copied what it needs
+        with pytest.raises(ValueError, match="all 2 slots hold results that are not collected: call collect"):
             backend.submit(images[0], *thresholds(1))
-        for ticket, each in reversed(list(zip(tickets, images, strict=True))):
-            assert_equal(backend.collect(ticket), expected(each))
-        with pytest.raises(ValueError, match="collected already"):
-            backend.collect(tickets[0])
-    assert machine.used()["streams"] == 2
-    ticket = backend.submit(images[0], *thresholds(1))
-    backend.close()  # what is under way is finished
-    assert_equal(backend.collect(ticket), expected(images[0]))
+        for pending, each in reversed(list(zip(results, images, strict=True))):
+            assert_equal(backend.collect(pending), expected(each))
+        with pytest.raises(ValueError, match="already collected"):
+            backend.collect(results[0])
+    assert gpu.used()["streams"] == 2
+    pending = backend.submit(images[0], *thresholds(1))
+    backend.close()  # the pending result can still be collected
+    assert_equal(backend.collect(pending), expected(images[0]))
 
 
-def test_a_ticket_that_is_dropped_gives_its_slot_back(machine: Machine, plan: Path) -> None:
+def test_dropped_result_releases_its_slot(gpu: SimulatedGpu, plan: Path) -> None:
     backend = opened(plan)
     for _ in range(5):
-        backend.submit(batch_of(1), *thresholds(1))  # nobody keeps it
+        backend.submit(batch_of(1), *thresholds(1))  # dropped
         gc.collect()
     kept = backend.submit(batch_of(1), *thresholds(1))
     backend.collect(kept)
     backend.close()
-    assert not machine.used()  # though the ticket is still there
-    with pytest.raises(ValueError, match="collected already"):
+    assert not gpu.used()  # though the result still exists
+    with pytest.raises(ValueError, match="already collected"):
         backend.collect(kept)
 
 
-def test_a_ticket_may_be_collected_by_another_thread(
-    machine: Machine, plan: Path, expected: Callable[[np.ndarray], RawPeople]
+def test_result_may_be_collected_by_another_thread(
+    gpu: SimulatedGpu, plan: Path, expected: Callable[[np.ndarray], RawPeople]
 ) -> None:
     backend = opened(plan)
     work: SimpleQueue[Any] = SimpleQueue()
     found: list[RawPeople] = []
 
     def collector() -> None:
-        while (ticket := work.get()) is not None:
-            found.append(backend.collect(ticket))
+        while (pending := work.get()) is not None:
+            found.append(backend.collect(pending))
 
     thread = threading.Thread(target=collector)
     thread.start()
@@ -216,8 +170,8 @@ def test_a_ticket_may_be_collected_by_another_thread(
         assert_equal(one, expected(batch))
 
 
-def submitted(backend: TensorRtBackend, batch: np.ndarray) -> Any:
-    """Tries again while the other thread is slow: both slots may be held by this one."""
+def submitted(backend: TensorRtBackend, batch: np.ndarray) -> PendingResult:
+    """Tries again while the other thread is slow: this thread may hold both slots."""
     while True:
         try:
             return backend.submit(batch, *thresholds(len(batch)))
@@ -225,8 +179,8 @@ def submitted(backend: TensorRtBackend, batch: np.ndarray) -> Any:
             time.sleep(0.001)
 
 
-def test_threads_that_wait_for_each_other_are_told(machine: Machine, plan: Path) -> None:
-    """Each holds one slot and wants another."""
+def test_deadlock_of_two_threads_is_an_error(gpu: SimulatedGpu, plan: Path) -> None:
+    """Each thread holds one slot and wants another."""
     backend = opened(plan)
     both = threading.Barrier(2)
 
@@ -243,14 +197,14 @@ def test_threads_that_wait_for_each_other_are_told(machine: Machine, plan: Path)
         return ""
 
     with ThreadPoolExecutor(2) as pool:
-        told = sorted(pool.map(greedy, range(2)))
-    assert told == ["", "all 2 slots wait to be collected: collect() first"]
+        messages = sorted(pool.map(greedy, range(2)))
+    assert messages == ["", "all 2 slots hold results that are not collected: call collect() first"]
 
 
-def test_no_thread_waits_for_ever_when_the_gpu_fails(machine: Machine, plan: Path) -> None:
+def test_no_thread_waits_forever_when_the_gpu_fails(gpu: SimulatedGpu, plan: Path) -> None:
     backend = opened(plan)
     for name in ("cudaStreamSynchronize", "cudaMalloc"):
-        machine.fails[name] = 700
+        gpu.fails[name] = 700
 
     def one(_: int) -> str:
         try:
@@ -260,20 +214,20 @@ def test_no_thread_waits_for_ever_when_the_gpu_fails(machine: Machine, plan: Pat
         return ""
 
     with ThreadPoolExecutor(8) as pool:
-        assert all("cudaErrorIllegalAddress" in told for told in pool.map(one, range(24)))
+        assert all("cudaErrorIllegalAddress" in message for message in pool.map(one, range(24)))
 
 
-@pytest.mark.parametrize("through", ["cuda-python", "pycuda"])
+@pytest.mark.parametrize("library", ["cuda-python", "pycuda"])
 def test_eight_threads_share_one_estimator(
-    machine: Machine, plan: Path, monkeypatch: pytest.MonkeyPatch, through: str
+    gpu: SimulatedGpu, plan: Path, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
-    monkeypatch.setenv("YOLOPOSE_CUDA", through)
+    monkeypatch.setenv("YOLOPOSE_CUDA", library)
     images = [dots((50 + i % 7, 90 - i % 5), (i % 3, 20 + i % 40, 25)) for i in range(2000)]
     with PoseEstimator(plan) as estimate:
         alone = [estimate(image) for image in images]
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(estimate, images))
-        assert machine.used()["streams"] <= 2
+        assert gpu.used()["streams"] <= 2
         batches = estimate(images[:10])  # more than the plan takes at once
     for one, other in zip(alone, [*together, *batches], strict=False):
         np.testing.assert_array_equal(one.keypoints, other.keypoints)
@@ -282,66 +236,66 @@ def test_eight_threads_share_one_estimator(
         np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
-def test_memory_is_flat_over_ten_thousand_calls(machine: Machine, plan: Path) -> None:
-    import tracemalloc
-
+def test_memory_is_constant_over_ten_thousand_calls(gpu: SimulatedGpu, plan: Path) -> None:
     with PoseEstimator(plan) as estimate:
         image = dots(HW, (0, 30, 30))
 
         def calls(count: int) -> tuple[dict[str, int], int]:
             for _ in range(count):
                 estimate(image)
-                machine.calls.clear()
+                gpu.calls.clear()
             gc.collect()
-            return machine.used(), tracemalloc.get_traced_memory()[0]
+            return gpu.used(), tracemalloc.get_traced_memory()[0]
 
         tracemalloc.start()
         try:
             used, before = calls(100)
             assert calls(9900)[0] == used
-            assert tracemalloc.get_traced_memory()[0] - before < 100_000  # an object a call would be half a megabyte
+            assert tracemalloc.get_traced_memory()[0] - before < 100_000  # one object per call would be half a megabyte
         finally:
             tracemalloc.stop()
 
 
-def test_an_estimator_that_nobody_closes(machine: Machine, plan: Path) -> None:
+def test_estimator_that_is_not_closed(gpu: SimulatedGpu, plan: Path) -> None:
     estimate = PoseEstimator(plan)
     estimate(dots(HW, (0, 30, 30)))
-    assert machine.used()
+    assert gpu.used()
     del estimate
     gc.collect()
-    assert not machine.used()
+    assert not gpu.used()
 
 
-def test_the_application_keeps_its_own_context(machine: Machine, plan: Path) -> None:
-    machine.contexts.add(77)
-    machine.context = 77
+def test_context_of_the_application_stays_current(gpu: SimulatedGpu, plan: Path) -> None:
+    gpu.contexts.add(77)
+    gpu.context = 77
     backend = opened(plan)
-    assert machine.context == 77
+    assert gpu.context == 77
     backend.infer(batch_of(1), *thresholds(1))
     with pytest.raises(BackendError):
         backend.infer(batch_of(5), *thresholds(5))
-    assert machine.context == 77
+    assert gpu.context == 77
     backend.close()
-    assert machine.context == 77
-    machine.context = 0
+    assert gpu.context == 77
+    gpu.context = 0
 
 
-def test_pycuda_works_in_the_context_of_the_application(machine: Machine, plan: Path) -> None:
+def test_pycuda_uses_the_context_of_the_application(gpu: SimulatedGpu, plan: Path) -> None:
     import pycuda.driver as driver
 
     own = driver.Device(0).make_context()
     backend = opened(plan, cuda="pycuda")
     seen: list[int] = []
     real = backend._cuda.wait
-    backend._cuda.wait = lambda stream: (seen.append(machine.context), real(stream))[1]  # type: ignore[method-assign]
+    backend._cuda.wait = lambda stream: (seen.append(gpu.context), real(stream))[1]  # type: ignore[method-assign]
     backend.infer(batch_of(1), *thresholds(1))
     thread = threading.Thread(target=backend.infer, args=(batch_of(1), *thresholds(1)))
     thread.start()
     thread.join()
     assert seen == [own.handle] * 2
     assert driver.Context.get_current() == own
-    with pytest.raises(BackendUnavailable, match="another GPU than the one asked for, 1"):
+    with pytest.raises(
+        BackendUnavailable, match="GPU 1 was requested, but the application's context is on another GPU"
+    ):
         opened(plan, cuda="pycuda", device="cuda:1")
     backend.close()
     late = opened(plan, cuda="pycuda")
@@ -351,10 +305,10 @@ def test_pycuda_works_in_the_context_of_the_application(machine: Machine, plan: 
     own.detach()
 
 
-# What cannot be
+# Errors
 
 
-def test_a_batch_over_the_profile(machine: Machine, plan: Path) -> None:
+def test_rejects_a_batch_that_no_profile_accepts(gpu: SimulatedGpu, plan: Path) -> None:
     backend = opened(plan)
     with pytest.raises(BackendError, match=r"\(5, 64, 96, 3\) uint8: the plan was opened for 1 to 4 of \(64, 96, 3\)"):
         backend.infer(batch_of(5), *thresholds(5))
@@ -363,9 +317,9 @@ def test_a_batch_over_the_profile(machine: Machine, plan: Path) -> None:
     backend.infer(batch_of(4), *thresholds(4))
 
 
-def test_sizes_and_profiles(machine: Machine, artifact: Path, tmp_path: Path) -> None:
-    small = Profile(Range(1, 1, 2), Range(64, 64, 64), Range(64, 64, 64))
-    large = Profile(Range(1, 2, 3), Range(128, 128, 192), Range(128, 128, 192))
+def test_profile_is_chosen_by_image_size(gpu: SimulatedGpu, artifact: Path, tmp_path: Path) -> None:
+    small = ShapeProfile(Range(1, 1, 2), Range(64, 64, 64), Range(64, 64, 64))
+    large = ShapeProfile(Range(1, 2, 3), Range(128, 128, 192), Range(128, 128, 192))
     path = built(artifact, tmp_path / "two.engine", profiles=(small, large))
     given = read_contract(path).input
     assert (given.height, given.width, given.batch) == (Range(64, 64, 192, 32), Range(64, 64, 192, 32), Range(1, 1, 3))
@@ -382,81 +336,82 @@ def test_sizes_and_profiles(machine: Machine, artifact: Path, tmp_path: Path) ->
         PoseEstimator(path, imgsz=256)
 
 
-def test_profiles_by_batch(
-    machine: Machine, artifact: Path, tmp_path: Path, expected: Callable[[np.ndarray], RawPeople]
+def test_profile_is_chosen_by_batch_size(
+    gpu: SimulatedGpu, artifact: Path, tmp_path: Path, expected: Callable[[np.ndarray], RawPeople]
 ) -> None:
-    """Of each batch the profile that was tuned for it; a list of any length is split and padded to what there is."""
+    """Each batch uses the profile tuned for it; a list of images is split and padded to accepted batches."""
     given = read_contract(artifact).input
     size = {"height": Range(64, 64, 64), "width": Range(96, 96, 96)}
-    few, many = (Profile(Range(*batch), **size) for batch in ((1, 1, 1), (2, 4, 4)))
+    few, many = (ShapeProfile(Range(*batch), **size) for batch in ((1, 1, 1), (2, 4, 4)))
     path = built(artifact, tmp_path / "two.engine", profiles=(few, many))
     backend = opened(path)
     assert (backend.batch, given.batch.max) == (Range(1, 1, 4), 4)
     for rows in (1, 2, 4, 1, 3):
         assert_equal(backend.infer(batch_of(rows), *thresholds(rows)), expected(batch_of(rows)))
-    lane = backend._slots._free[0]
-    assert {rows: shape.context._profile for rows, shape in lane._shapes.items()} == {1: 0, 2: 1, 4: 1, 3: 1}
+    slot = backend._slots._free[0]
+    assert {rows: state.context._profile for rows, state in slot._states.items()} == {1: 0, 2: 1, 4: 1, 3: 1}
     backend.close()
     images = [dots(HW, (i % 3, 30, 30)) for i in range(6)]
-    by_size = (Profile(Range(2, 2, 2), **size), Profile(Range(1, 1, 4), Range(128, 128, 128), Range(96, 96, 96)))
+    by_size = (
+        ShapeProfile(Range(2, 2, 2), **size),
+        ShapeProfile(Range(1, 1, 4), Range(128, 128, 128), Range(96, 96, 96)),
+    )
     with PoseEstimator(built(artifact, tmp_path / "sizes.engine", profiles=by_size)) as estimate:
         assert [len(people) for people in estimate(images)] == [1] * 6
         assert len(estimate(images[0])) == 1
 
 
-def test_the_accelerator_of_a_jetson(machine: Machine, artifact: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    import sys
-
-    trt = fake_tensorrt()
+def test_dla_core_reaches_the_runtime(
+    gpu: SimulatedGpu, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = simulated_tensorrt()
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     opened(built(artifact, tmp_path / "dla.engine", dla=1)).close()
     assert trt.made["settings"]["DLA_core"] == 1
 
 
 @pytest.mark.parametrize(
-    ("fails", "when", "said"),
+    ("fails", "when", "message"),
     [
-        ("null", "open", "TensorRT made no Runtime"),
+        ("null", "open", "TensorRT could not create a Runtime"),
         ("load", "open", "cannot load .*magicTag does not match"),
-        ("context", "infer", "made no context.*cudaMalloc of 4096 failed"),
+        ("context", "infer", "created no execution context.*cudaMalloc of 4096 failed"),
         ("run", "infer", "could not run the plan: Cask convolution execution failed"),
     ],
 )
-def test_what_tensorrt_says_is_told(
-    machine: Machine, plan: Path, monkeypatch: pytest.MonkeyPatch, fails: str, when: str, said: str
+def test_errors_repeat_the_message_of_tensorrt(
+    gpu: SimulatedGpu, plan: Path, monkeypatch: pytest.MonkeyPatch, fails: str, when: str, message: str
 ) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(fails=fails))
+    monkeypatch.setitem(sys.modules, "tensorrt", simulated_tensorrt(fails=fails))
     if when == "open":
-        with pytest.raises((ArtifactError, BackendError), match=said):
+        with pytest.raises((ArtifactError, BackendError), match=message):
             opened(plan)
         return
     backend = opened(plan)
-    with pytest.raises(BackendError, match=said):
+    with pytest.raises(BackendError, match=message):
         backend.infer(batch_of(1), *thresholds(1))
-    assert not machine.used()  # the lane was given back, and another one can be had
-    with pytest.raises(BackendError, match=said):
+    assert not gpu.used()  # the slot was discarded, and a new one can be created
+    with pytest.raises(BackendError, match=message):
         backend.infer(batch_of(1), *thresholds(1))
     backend.close()
 
 
-def test_out_of_device_memory(machine: Machine, plan: Path) -> None:
-    machine.limit = 60_000
+def test_out_of_device_memory(gpu: SimulatedGpu, plan: Path) -> None:
+    gpu.limit = 60_000
     with pytest.raises(
-        BackendError, match=r"out of memory: cudaMalloc of 0\.1 MiB on Played Orin; use a smaller batch"
+        BackendError, match=r"out of memory: cudaMalloc of 0\.1 MiB on Simulated Orin; use a smaller batch"
     ):
         opened(plan)
-    with pytest.raises(BackendError, match=r"out of memory: 0\.1 MiB on Played Orin"):
+    with pytest.raises(BackendError, match=r"out of memory: 0\.1 MiB on Simulated Orin"):
         opened(plan, cuda="pycuda")
-    assert not machine.used()
-    machine.limit = 120_000  # one lane, not two
+    assert not gpu.used()
+    gpu.limit = 120_000  # one slot, not two
     backend = opened(plan)
-    ticket = backend.submit(batch_of(1), *thresholds(1))
+    pending = backend.submit(batch_of(1), *thresholds(1))
     with pytest.raises(BackendError, match="out of memory"):
         backend.submit(batch_of(1), *thresholds(1))
-    backend.collect(ticket)
-    with ThreadPoolExecutor(8) as pool:  # one after the other then
+    backend.collect(pending)
+    with ThreadPoolExecutor(8) as pool:  # one after the other
         list(pool.map(lambda _: backend.infer(batch_of(1), *thresholds(1)), range(40)))
     backend.close()
 
@@ -464,30 +419,28 @@ def test_out_of_device_memory(machine: Machine, plan: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["cudaStreamSynchronize", "cudaMemcpyAsync", "cudaStreamEndCapture", "cudaGraphInstantiate"]
 )
-def test_a_gpu_that_fails(machine: Machine, plan: Path, name: str) -> None:
+def test_recovers_after_the_gpu_failed(gpu: SimulatedGpu, plan: Path, name: str) -> None:
     backend = opened(plan)
-    machine.fails[name] = 700
+    gpu.fails[name] = 700
     graph = ": no CUDA graph; the backend tensorrt:eager" if "Graph" in name or "Capture" in name else ""
-    with pytest.raises(BackendError, match=rf"{name} failed: played: cudaErrorIllegalAddress \(.*\){graph}"):
+    with pytest.raises(BackendError, match=rf"{name} failed: simulated: cudaErrorIllegalAddress \(.*\){graph}"):
         backend.infer(batch_of(1), *thresholds(1))
-    machine.fails.clear()
-    assert not machine.used()
+    gpu.fails.clear()
+    assert not gpu.used()
     backend.infer(batch_of(1), *thresholds(1))
     backend.close()
 
 
-def test_no_gpu_no_driver_no_library(machine: Machine, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    machine.fails["cudaGetDeviceCount"] = 35
+def test_missing_gpu_driver_or_library(gpu: SimulatedGpu, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.fails["cudaGetDeviceCount"] = 35
     with pytest.raises(
         BackendUnavailable, match=r"cudaErrorInsufficientDriver\); is there an NVIDIA GPU with a driver"
     ):
         opened(plan)
-    machine.fails.clear()
-    with pytest.raises(BackendUnavailable, match="there is no GPU 3: CUDA sees 1"):
+    gpu.fails.clear()
+    with pytest.raises(BackendUnavailable, match="there is no GPU 3: CUDA finds 1"):
         opened(plan, device="cuda:3")
-    machine.fails["init"] = 1
+    gpu.fails["init"] = 1
     with pytest.raises(BackendUnavailable, match="no CUDA-capable device"):
         opened(plan, cuda="pycuda")
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
@@ -504,119 +457,7 @@ def test_no_gpu_no_driver_no_library(machine: Machine, plan: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("wrong", [{"device": "cpu"}, {"threads": 2}, {"slots": 0}, {"cuda": "cupy"}])
-def test_arguments_that_cannot_be(plan: Path, wrong: dict[str, Any]) -> None:
+def test_rejects_wrong_arguments(plan: Path, wrong: dict[str, Any]) -> None:
     (value,) = wrong.values()
     with pytest.raises(ValueError, match=str(value)):
         opened(plan, **wrong)
-
-
-# Before it is loaded
-
-
-def test_a_truncated_plan_and_one_of_another_contract(
-    machine: Machine, artifact: Path, plan: Path, tmp_path: Path
-) -> None:
-    content = plan.read_bytes()
-    plan.write_bytes(content[:1000])
-    with pytest.raises(ArtifactError, match=rf"truncated: 1000 of {len(content)} bytes"):
-        PoseEstimator(plan)
-    other = built(
-        artifact, tmp_path / "other.engine", version="10.13.0", profiles=(usual_profile(small_contract().input, 2),)
-    )
-    plan.write_bytes(other.read_bytes() + content)
-    with pytest.raises(ArtifactError, match=r"dots\.engine\.json is the contract of another plan: sha256"):
-        PoseEstimator(plan)
-    (tmp_path / "dots.engine.json").unlink()
-    with pytest.raises(ContractMissing, match=r"dots\.engine\.json is not there; copy both files"):
-        PoseEstimator(plan)
-    (tmp_path / "dots.engine.json").write_text(read_contract(artifact).to_json(), encoding="utf-8")
-    with pytest.raises(ContractInvalid, match=r"no section engine.*contract of an \.onnx.*--format engine"):
-        PoseEstimator(plan)
-
-
-def test_another_version_or_gpu(machine: Machine, artifact: Path, plan: Path, tmp_path: Path) -> None:
-    for version in ("10.13.3.9", "11.4.0.106"):
-        path = built(artifact, tmp_path / f"{version}.engine", version=version)
-        with pytest.raises(
-            EngineMismatch, match=rf"by TensorRT {version}, here is tensorrt 10\.16\.1\.11: build it here"
-        ):
-            PoseEstimator(path)
-    patched = built(artifact, tmp_path / "patched.engine", version="10.16.1.99")
-    PoseEstimator(patched).close()  # another build of the same release
-    machine.capability, machine.name = (8, 9), "Played Ada"
-    with pytest.raises(
-        EngineMismatch, match=r"on Played Orin \(compute capability 8\.7\), here is Played Ada \(8\.9\)"
-    ):
-        PoseEstimator(plan)
-    machine.capability = (8, 7)
-    contract = read_contract(plan)
-    assert contract.engine is not None
-    with pytest.raises(EngineMismatch, match="was built on a Z80, this is"):
-        TensorRtBackend(plan, replace(contract, engine={**contract.engine, "machine": "a Z80"}), HW)
-    wide = built(artifact, tmp_path / "wide.engine", hardware_compatible=True)
-    machine.capability = (12, 0)
-    PoseEstimator(wide).close()
-    machine.capability = (7, 5)
-    with pytest.raises(EngineMismatch, match="compute capability"):
-        PoseEstimator(wide)
-
-
-def test_a_version_compatible_plan_runs_on_the_lean_runtime(
-    machine: Machine, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import sys
-
-    path = built(artifact, tmp_path / "old.engine", version="10.3.0", version_compatible=True)
-    with pytest.raises(EngineMismatch, match=r'here is tensorrt 10\.16.*pip install "tensorrt_lean==10\.3\.0"'):
-        PoseEstimator(path)
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", fake_tensorrt("10.3.0"))
-    with PoseEstimator(path) as estimate:
-        assert estimate.backend.version == "10.3.0"
-        assert len(estimate(dots(HW, (0, 30, 30)))) == 1
-    plain = built(artifact, tmp_path / "plain.engine", version="10.3.0")
-    with pytest.raises(EngineMismatch, match=r"here is tensorrt 10\.16"):  # lean does not run these
-        PoseEstimator(plain)
-
-
-def test_a_plan_without_weights_or_for_another_engine(machine: Machine, artifact: Path, tmp_path: Path) -> None:
-    stripped = built(artifact, tmp_path / "stripped.engine", strip=True)
-    with pytest.raises(EngineMismatch, match=r"without weights \(--strip\): fill it with --refit"):
-        PoseEstimator(stripped)
-    contract = read_contract(stripped)
-    for_cpu = replace(contract, precision=replace(contract.precision, weights="int8", activations="int8", target="cpu"))
-    with pytest.raises(EngineMismatch, match="quantized for cpu"):
-        TensorRtBackend(stripped, for_cpu, HW)
-
-
-def test_a_plan_of_ultralytics(machine: Machine, tmp_path: Path) -> None:
-    text = b'{"description": "Ultralytics YOLOv8n-pose model", "task": "pose", "stride": 32}'
-    foreign = tmp_path / "yolov8n-pose.engine"
-    foreign.write_bytes(len(text).to_bytes(4, "little") + text + b"ftrt plan")
-    with pytest.raises(
-        EngineMismatch, match=r"as Ultralytics writes it \(Ultralytics YOLOv8n-pose model\).*yolopose-export"
-    ):
-        PoseEstimator(foreign)
-
-
-def test_a_plan_with_other_outputs(machine: Machine, tmp_path: Path) -> None:
-    contract = small_contract()
-    path = built(write_artifact(tmp_path / "five.onnx", contract, keypoints=5), tmp_path / "five.engine")
-    with pytest.raises(ArtifactError, match=r"output keypoints should be .*\[3, 17, 3\].* is \(.*5, 3"):
-        PoseEstimator(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"tensorrt": 10}, "engine.tensorrt: must be a string"),
-        ({"gpu": {"name": "x", "compute_capability": "new"}}, "engine.gpu.compute_capability: must be as 8.7"),
-        ({"plan_sha256": "x"}, "engine.plan_sha256"),
-        ({"version_compatible": None}, "engine.version_compatible"),
-        ({"machine": 1}, "engine.machine: must be a string"),
-    ],
-)
-def test_a_damaged_fingerprint(plan: Path, change: dict[str, Any], said: str) -> None:
-    contract = read_contract(plan)
-    assert contract.engine is not None
-    with pytest.raises(ContractInvalid, match=said):
-        TensorRtBackend(plan, replace(contract, engine={**contract.engine, **change}), HW)

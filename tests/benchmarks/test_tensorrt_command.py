@@ -1,4 +1,4 @@
-"""``yolopose-bench engine.trt`` and ``yolopose-run engine.trt``, whole, in processes of their own, on a played GPU."""
+"""``yolopose-bench`` and ``yolopose-run`` with a plan on a simulated GPU; the benchmark runs in child processes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.fake_tensorrt import fake_tensorrt
-from tests.played_gpu import Machine, play
+from tests.simulated_gpu import SimulatedGpu, simulate_gpu
+from tests.simulated_gpu.tensorrt import simulated_tensorrt
 from yolopose.benchmarks.command import main
 from yolopose.export.tensorrt import build_engine
 from yolopose.export.tensorrt_options import EngineConfig, usual_profile
@@ -18,19 +18,19 @@ from yolopose.runtime.contract import read_contract
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return play(monkeypatch)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimulatedGpu:
+    return simulate_gpu(monkeypatch)
 
 
 @pytest.fixture
-def plan(machine: Machine, artifact: Path, tmp_path: Path) -> Path:
+def plan(gpu: SimulatedGpu, artifact: Path, tmp_path: Path) -> Path:
     path = tmp_path / "dots.trt"
     config = EngineConfig((usual_profile(read_contract(artifact).input, 4),))
-    build_engine(artifact, path, config, fake_tensorrt(), find_gpu(), lambda text: None)
+    build_engine(artifact, path, config, simulated_tensorrt(), find_gpu(), lambda text: None)
     return path
 
 
-def test_a_plan_beside_its_artifact(
+def test_benchmark_of_an_artifact_and_its_plan(
     artifact: Path, plan: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(artifact), str(plan), "--images", str(photographs), "--iterations", "6", "--rounds", "2", "--json"]
@@ -45,20 +45,20 @@ def test_a_plan_beside_its_artifact(
     assert "dots.trt" in (tmp_path / "out" / "benchmark.md").read_text(encoding="utf-8")
 
 
-def test_a_plan_that_cannot_run_is_said(
+def test_benchmark_reports_a_plan_that_cannot_run(
     plan: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("YOLOPOSE_PLAYED_TENSORRT", "11.4.0.106")
+    monkeypatch.setenv("YOLOPOSE_SIMULATED_TENSORRT", "11.4.0.106")
     assert main([str(plan), "--images", str(photographs), "--iterations", "3"]) == 1
     assert "was built by TensorRT 10.16.1.11, here is tensorrt 11.4.0.106" in capsys.readouterr().err
 
 
-def test_a_plan_draws_people(plan: Path, photographs: Path, tmp_path: Path) -> None:
+def test_run_draws_people(plan: Path, photographs: Path, tmp_path: Path) -> None:
     assert run([str(plan), "--source", str(photographs), "--output", str(tmp_path / "people")]) == 0
     assert len(list((tmp_path / "people").glob("*.*"))) >= len(list(photographs.iterdir()))
 
 
-def test_pycuda_is_chosen_by_the_environment(
+def test_environment_variable_chooses_pycuda(
     plan: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("YOLOPOSE_CUDA", "pycuda")

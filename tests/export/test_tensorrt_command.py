@@ -1,4 +1,4 @@
-"""``yolopose-export --format engine`` on a played GPU, from weights and from an .onnx, and what a plan then gives."""
+"""``yolopose-export --format engine`` on a simulated GPU, from weights and from an .onnx."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.played_gpu import ROOT, Machine, play
+from tests.simulated_gpu import ROOT, SimulatedGpu, simulate_gpu
+from tests.simulated_gpu.tensorrt import simulated_tensorrt
 from yolopose.export import verify as verify_module
 from yolopose.export.command import main
-from yolopose.export.tensorrt_options import profile_from_text
 from yolopose.runtime import PoseEstimator
-from yolopose.runtime.contract import InputInfo, ParityInfo, Range, read_contract
-
-from .fake_tensorrt import fake_tensorrt
+from yolopose.runtime.contract import ParityInfo, Range, read_contract
 
 SMALL = ("--imgsz", "64", "96", "--limit", "2", "--batch", "2")
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return play(monkeypatch)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimulatedGpu:
+    return simulate_gpu(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +37,17 @@ def export(*words: object) -> int:
     return main([str(word) for word in words])
 
 
-def test_from_weights_it_is_verified_like_an_artifact(
-    machine: Machine, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_plan_from_weights_is_verified(
+    gpu: SimulatedGpu, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--weights", tiny_weights, "--format", "engine", "--output", tmp_path / "here.engine", "--json", *SMALL)
     assert export(*words) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["artifact"] == str(tmp_path / "here.engine")
-    assert document["steps"][-1] == "TensorRT 10.16.1.11, Played Orin: built"
+    assert document["steps"][-1] == "TensorRT 10.16.1.11, Simulated Orin: built"
     assert document["comparison"]["max_px"] <= 0.05
     assert document["contract"]["parity"]["images"] == 2
-    assert document["contract"]["engine"]["gpu"]["name"] == "Played Orin"
+    assert document["contract"]["engine"]["gpu"]["name"] == "Simulated Orin"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"tiny.onnx", "here.engine", "here.engine.json", "here.engine.log"}
     with PoseEstimator(tmp_path / "here.engine") as plan, PoseEstimator(tmp_path / "tiny.onnx") as onnx:
@@ -60,18 +58,18 @@ def test_from_weights_it_is_verified_like_an_artifact(
     assert json.loads(capsys.readouterr().out)["steps"][-1].endswith("up to date")
 
 
-def test_a_plan_that_fails_the_gate_is_kept_aside(
-    machine: Machine,
+def test_plan_refused_by_the_gate_is_kept_as_rejected(
+    gpu: SimulatedGpu,
     tiny_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     real = verify_module.verify
-    judged: list[Path] = []
+    verified: list[Path] = []
 
     def verify(artifact: Path, *arguments: Any, **more: Any) -> Any:
-        judged.append(artifact)
+        verified.append(artifact)
         with pytest.MonkeyPatch.context() as patch:
             if artifact.suffix == ".engine":
                 patch.setattr(verify_module, "FLOAT32_PX", -1.0)
@@ -80,23 +78,23 @@ def test_a_plan_that_fails_the_gate_is_kept_aside(
     monkeypatch.setattr("yolopose.export.pipeline.verify", verify)
     plan = tmp_path / "here.engine"
     assert export("--weights", tiny_weights, "--format", "engine", "--output", plan, *SMALL) == 3
-    said = capsys.readouterr().err
-    assert "the plan: float32 must give the reference's people" in said
-    assert "kept as" in said
-    assert [path.suffix for path in judged] == [".onnx", ".engine"]
+    errors = capsys.readouterr().err
+    assert "the plan: float32 must give the reference's people" in errors
+    assert "kept as" in errors
+    assert [path.suffix for path in verified] == [".onnx", ".engine"]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"tiny.onnx", "here.engine.rejected", "here.engine.rejected.json", "here.engine.log"}
 
 
-def test_what_nobody_judged_is_not_called_passed(
-    machine: Machine,
+def test_plan_without_verification_is_unverified(
+    gpu: SimulatedGpu,
     tiny_weights: Path,
     artifact: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A plan from an .onnx, then from the weights: it is up to date, and judged all the same; a stripped one never."""
+    """A plan from an .onnx is verified once it is exported from weights, though up to date; a stripped one never is."""
     weights = ("--weights", tiny_weights, "--format", "engine", *SMALL)
     assert export(*weights, "--output", tmp_path / "bare.engine", "--strip", "--json") == 0
     document = json.loads(capsys.readouterr().out)
@@ -115,7 +113,7 @@ def test_what_nobody_judged_is_not_called_passed(
     assert plan.read_bytes() == content
 
 
-def test_from_an_artifact_neither_torch_nor_onnx_is_needed(artifact: Path, tmp_path: Path, machine: Machine) -> None:
+def test_plan_from_an_artifact_needs_neither_torch_nor_onnx(artifact: Path, tmp_path: Path, gpu: SimulatedGpu) -> None:
     script = f"""
 import sys
 for name in ("torch", "onnx", "onnxscript", "cv2"):
@@ -134,19 +132,21 @@ sys.exit(code)
     assert read_contract(tmp_path / "tiny.engine").input.batch == Range(2, 2, 2)
 
 
-def test_what_is_said_of_a_plan_that_nobody_compared(
-    artifact: Path, tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
+def test_output_for_an_unverified_plan(
+    artifact: Path, tmp_path: Path, gpu: SimulatedGpu, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--weights", artifact, "--format", "engine", "--output", tmp_path / "a.trt")
     assert export(*words) == 0
-    told = capsys.readouterr()
-    assert f"unverified: the plan was not compared with its network; yolopose-bench {tmp_path / 'a.trt'}" in told.out
-    assert "TensorRT: Building (3 steps)" in told.err
+    captured = capsys.readouterr()
+    assert (
+        f"unverified: the plan was not compared with its network; yolopose-bench {tmp_path / 'a.trt'}" in captured.out
+    )
+    assert "TensorRT: Building (3 steps)" in captured.err
     assert export(*words) == 0
     assert "is up to date" in capsys.readouterr().err
 
 
-def test_strip_and_refit(artifact: Path, tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strip_and_refit(artifact: Path, tmp_path: Path, gpu: SimulatedGpu, capsys: pytest.CaptureFixture[str]) -> None:
     engine = ("--weights", artifact, "--format", "engine", "--output")
     assert export(*engine, tmp_path / "bare.engine", "--strip") == 0
     assert (tmp_path / "bare.engine").stat().st_size < 1000
@@ -160,90 +160,61 @@ def test_strip_and_refit(artifact: Path, tmp_path: Path, machine: Machine, capsy
 
 
 @pytest.mark.parametrize(
-    ("fails", "said"), [("refit", "Unique node_7: no converter"), ("fill", "backbone.stem.weight")]
+    ("fails", "message"), [("refit", "Unique node_7: no converter"), ("fill", "backbone.stem.weight")]
 )
-def test_weights_that_do_not_fit(
+def test_refit_rejects_weights_that_do_not_fit(
     artifact: Path,
     tmp_path: Path,
-    machine: Machine,
+    gpu: SimulatedGpu,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     fails: str,
-    said: str,
+    message: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(fails=fails))
+    monkeypatch.setitem(sys.modules, "tensorrt", simulated_tensorrt(fails=fails))
     engine = ("--weights", artifact, "--format", "engine", "--output")
     assert export(*engine, tmp_path / "bare.engine", "--strip") == 0
     assert export(*engine, tmp_path / "full.engine", "--refit", tmp_path / "bare.engine") == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "full.engine").exists()
 
 
-GIVEN = InputInfo(height=Range(32, 640, 1280, 32), width=Range(32, 640, 1280, 32), batch=Range(1, 1, 64))
-
-
 @pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("8", {"name": "8", "batch": [8, 8, 8], "height": [640, 640, 640], "width": [640, 640, 640]}),
-        ("1:4:8@320", {"name": "1:4:8@320", "batch": [1, 4, 8], "height": [320] * 3, "width": [320] * 3}),
-        (
-            "live=1@320:640:960x1280",
-            {"name": "live", "batch": [1, 1, 1], "height": [320, 640, 960], "width": [320, 640, 1280]},
-        ),
-    ],
-)
-def test_profiles(text: str, wanted: dict[str, Any]) -> None:
-    assert profile_from_text(text, GIVEN).to_dict() == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("1:2", "--profile must be as 8, 1:4:8@640"),
-        ("x", "got 'x'"),
-        ("8:4:2", "8, 4, 2"),
-        ("65", "profile 65: batch 65 is not one that the artifact takes: 1 to 64"),
-        ("1@650", "height 650 is not one that the artifact takes: 32 to 1280 in steps of 32"),
-        ("0", "need 1 <= min"),
-    ],
-)
-def test_profiles_that_cannot_be(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        profile_from_text(text, GIVEN)
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (("--level", "3"), 2, "--level belongs to --format engine"),
         (("--format", "engine", "--level", "7"), 2, "must lie in 0..5, got 7"),
         (("--format", "engine", "--int8", "--target", "cpu"), 2, "--target cpu is not"),
         (("--format", "engine", "--output", "a.plan"), 2, "must end in .engine or .trt"),
-        (("--format", "engine", "--profile", "3"), 2, "batch 3 is not one that the artifact takes: 2 only"),
+        (("--format", "engine", "--profile", "3"), 2, "batch 3 is not accepted by the artifact: 2 only"),
         (("--format", "engine", "--weights", "none.onnx"), 1, "none.onnx"),
         (("--format", "engine", "--fp16"), 2, "--fp16 is for weights"),
         (("--format", "engine", "--explain"), 2, "--explain is for weights"),
         (("--format", "engine", "--refit", "none.engine"), 1, "none.engine"),
     ],
 )
-def test_flags_that_cannot_be(
-    artifact: Path, machine: Machine, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, said: str
+def test_rejects_flags(
+    artifact: Path,
+    gpu: SimulatedGpu,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    code: int,
+    message: str,
 ) -> None:
     weights = artifact.with_suffix(".pt") if "--int8" in words else artifact
     assert export("--weights", weights, *words) == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_without_tensorrt_or_gpu_it_is_said_before_anything_is_exported(
+def test_missing_tensorrt_or_gpu_is_reported_before_the_export(
     tiny_weights: Path,
     tmp_path: Path,
-    machine: Machine,
+    gpu: SimulatedGpu,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ("--weights", tiny_weights, "--format", "engine", "--output", tmp_path / "a.engine", *SMALL)
-    machine.fails["cudaGetDeviceCount"] = 100
+    gpu.fails["cudaGetDeviceCount"] = 100
     assert export(*words) == 1
     assert "cudaErrorNoDevice" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "tensorrt", None)

@@ -1,4 +1,4 @@
-"""TensorRT plans: what is built, from what, when again; the real bindings have all that the builder touches."""
+"""Building TensorRT plans with a simulated TensorRT, and the real bindings, which must have every member used."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.played_gpu import play
-from yolopose.export import tensorrt as engine_versions
+from tests.simulated_gpu import simulate_gpu
+from tests.simulated_gpu.tensorrt import MARK, Uses, simulated_tensorrt
+from yolopose.export import tensorrt as tensorrt_module
 from yolopose.export.graph import embed_contract
-from yolopose.export.tensorrt import Known, build_engine, check_version, import_tensorrt, refit_engine
-from yolopose.export.tensorrt_options import EngineConfig, Profile, usual_profile
+from yolopose.export.tensorrt import KnownBug, build_engine, check_version, import_tensorrt, refit_engine
+from yolopose.export.tensorrt_options import EngineConfig, ShapeProfile, usual_profile
 from yolopose.runtime import PoseEstimator
 from yolopose.runtime.backends.cuda import Gpu, find_gpu, open_cuda
 from yolopose.runtime.contract import Contract, ParityInfo, PrecisionInfo, Range, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 
 from . import tensorrt_bindings
-from .fake_tensorrt import MARK, Uses, fake_tensorrt
 
 ORIN = Gpu("Orin", "8.7", "12.6")
 WHOLE: dict[str, Any] = {
@@ -53,22 +53,22 @@ def quiet(text: str) -> None:
     pass
 
 
-def test_a_plan_its_contract_and_its_log(artifact: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    trt, plan = fake_tensorrt(), tmp_path / "tiny.engine"
-    assert build_engine(artifact, plan, config(artifact), trt, ORIN, said.append)
+def test_writes_plan_contract_and_log(artifact: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    trt, plan = simulated_tensorrt(), tmp_path / "tiny.engine"
+    assert build_engine(artifact, plan, config(artifact), trt, ORIN, lines.append)
     assert plan.read_bytes().startswith(MARK)
     assert plan.read_bytes().endswith(artifact.read_bytes())
     contract, source = read_contract(plan), read_contract(artifact)
     narrowed = replace(source.input, batch=Range(1, 1, 4))
-    assert contract.parity == ParityInfo(verdict="unverified", images=0)  # nobody has compared the plan
+    assert contract.parity == ParityInfo(verdict="unverified", images=0)  # without verify
     assert replace(contract, engine=None, parity=source.parity) == replace(source, input=narrowed)
     assert contract.engine is not None
     assert contract.engine["gpu"] == {"name": "Orin", "compute_capability": "8.7", "cuda": "12.6"}
     assert contract.engine["tensorrt"] == "10.16.1.11"
     assert "a warning" in (tmp_path / "tiny.engine.log").read_text(encoding="utf-8")
-    assert any("Building (3 steps)" in line for line in said)
-    assert not any("Timing" in line for line in said)
+    assert any("Building (3 steps)" in line for line in lines)
+    assert not any("Timing" in line for line in lines)
     assert trt.made["profiles"] == [
         ("images", (1, 64, 96, 3), (1, 64, 96, 3), (4, 64, 96, 3)),
         ("score_threshold", (1, 1), (1, 1), (4, 1)),
@@ -80,11 +80,11 @@ def test_a_plan_its_contract_and_its_log(artifact: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.engine", "tiny.engine.json", "tiny.engine.log"]
 
 
-def test_it_is_built_again_only_when_something_changed(artifact: Path, tmp_path: Path) -> None:
+def test_builds_again_only_when_something_changed(artifact: Path, tmp_path: Path) -> None:
     plan = tmp_path / "tiny.engine"
 
     def built(version: str = "10.16.1.11", gpu: Gpu = ORIN, **more: Any) -> bool:
-        return build_engine(artifact, plan, config(artifact, **more), fake_tensorrt(version), gpu, quiet)
+        return build_engine(artifact, plan, config(artifact, **more), simulated_tensorrt(version), gpu, quiet)
 
     assert built()
     assert not built()
@@ -109,7 +109,7 @@ def test_it_is_built_again_only_when_something_changed(artifact: Path, tmp_path:
 
 
 def test_options_reach_the_builder(artifact: Path, tmp_path: Path) -> None:
-    trt = fake_tensorrt()
+    trt = simulated_tensorrt()
     cache = tmp_path / "timing"
     cache.write_bytes(b"earlier ")
     assert build_engine(
@@ -128,33 +128,34 @@ def test_options_reach_the_builder(artifact: Path, tmp_path: Path) -> None:
     ("option", "missing"),
     [("hardware_compatible", "AMPERE_PLUS"), ("version_compatible", "VERSION_COMPATIBLE"), ("strip", "STRIP_PLAN")],
 )
-def test_an_option_that_this_tensorrt_lacks_is_refused(
+def test_rejects_options_that_this_tensorrt_does_not_have(
     artifact: Path, tmp_path: Path, option: str, missing: str
 ) -> None:
-    trt = fake_tensorrt(missing=(missing,))
+    trt = simulated_tensorrt(missing=(missing,))
     with pytest.raises(BackendUnavailable, match=missing):
         build_engine(artifact, tmp_path / "a.engine", config(artifact, **{option: True}), trt, ORIN, quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["a.engine.log"]
 
 
 @pytest.mark.parametrize(
-    ("fails", "said"), [("parse", "Unique node_7: no converter"), ("build", "out of memory in tactic 0x12")]
+    ("fails", "message"), [("parse", "Unique node_7: no converter"), ("build", "out of memory in tactic 0x12")]
 )
-def test_what_tensorrt_says_is_told_and_nothing_else_is_left(
-    artifact: Path, tmp_path: Path, fails: str, said: str
+def test_failed_build_repeats_the_message_and_leaves_only_the_log(
+    artifact: Path, tmp_path: Path, fails: str, message: str
 ) -> None:
-    with pytest.raises(BackendError, match=said):
-        build_engine(artifact, tmp_path / "a.engine", config(artifact), fake_tensorrt(fails=fails), ORIN, quiet)
+    with pytest.raises(BackendError, match=message):
+        build_engine(artifact, tmp_path / "a.engine", config(artifact), simulated_tensorrt(fails=fails), ORIN, quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["a.engine.log"]
 
 
 @pytest.mark.parametrize("stored", [b"of another GPU", b"damaged"])
-def test_a_timing_cache_that_does_not_fit_is_begun_anew(artifact: Path, tmp_path: Path, stored: bytes) -> None:
-    cache, said = tmp_path / "timing", []  # type: ignore[var-annotated]
+def test_timing_cache_that_does_not_fit_is_replaced(artifact: Path, tmp_path: Path, stored: bytes) -> None:
+    cache = tmp_path / "timing"
+    lines: list[str] = []
     cache.write_bytes(stored)
     whole = config(artifact, timing_cache=cache)
-    assert build_engine(artifact, tmp_path / "a.engine", whole, fake_tensorrt(), ORIN, said.append)
-    assert any("of another TensorRT or GPU, or damaged" in line for line in said)
+    assert build_engine(artifact, tmp_path / "a.engine", whole, simulated_tensorrt(), ORIN, lines.append)
+    assert any("from another TensorRT or GPU, or damaged" in line for line in lines)
     assert cache.read_bytes() == b"measured"
 
 
@@ -163,91 +164,80 @@ def test_ctrl_c_stops_a_build(artifact: Path, tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        build_engine(artifact, tmp_path / "a.engine", config(artifact), fake_tensorrt(), ORIN, say)
+        build_engine(artifact, tmp_path / "a.engine", config(artifact), simulated_tensorrt(), ORIN, say)
     assert [path.name for path in tmp_path.iterdir()] == ["a.engine.log"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_builder_that_cannot_be_made(artifact: Path, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"TensorRT made no Builder.*nullptr.*is the driver new enough"):
-        build_engine(artifact, tmp_path / "a.engine", config(artifact), fake_tensorrt(fails="null"), ORIN, quiet)
+def test_builder_cannot_be_created(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"TensorRT could not create a Builder.*nullptr.*is the driver new enough"):
+        build_engine(artifact, tmp_path / "a.engine", config(artifact), simulated_tensorrt(fails="null"), ORIN, quiet)
 
 
-def test_weights_of_another_network_do_not_fill_a_plan(artifact: Path, tmp_path: Path) -> None:
+def test_refit_rejects_another_network_or_tensorrt(artifact: Path, tmp_path: Path) -> None:
     contract = read_contract(artifact)
     stripped = tmp_path / "a.engine"
     with pytest.MonkeyPatch.context() as patch:
-        play(patch)
-        build_engine(artifact, stripped, config(artifact, strip=True), fake_tensorrt(), find_gpu(), quiet)
+        simulate_gpu(patch)
+        build_engine(artifact, stripped, config(artifact, strip=True), simulated_tensorrt(), find_gpu(), quiet)
         other = tmp_path / "other.onnx"
         other.write_bytes(embed_contract(onnx.load(artifact), replace(contract, nms=replace(contract.nms, rounds=3))))
-        with pytest.raises(EngineMismatch, match=r"other\.onnx does not fit .*a\.engine: its suppression is"):
-            refit_engine(stripped, other, tmp_path / "b.engine", fake_tensorrt(), open_cuda())
+        with pytest.raises(EngineMismatch, match=r"other\.onnx does not fit .*a\.engine: its NMS is"):
+            refit_engine(stripped, other, tmp_path / "b.engine", simulated_tensorrt(), open_cuda())
         with pytest.raises(EngineMismatch, match=r"built by TensorRT 10\.16\.1\.11, here is 11\.4\.0"):
-            refit_engine(stripped, artifact, tmp_path / "b.engine", fake_tensorrt("11.4.0.1"), open_cuda())
+            refit_engine(stripped, artifact, tmp_path / "b.engine", simulated_tensorrt("11.4.0.1"), open_cuda())
 
 
-def test_an_artifact_for_another_engine(artifact: Path, tmp_path: Path) -> None:
+def test_rejects_an_artifact_for_another_backend(artifact: Path, tmp_path: Path) -> None:
     contract = read_contract(artifact)
     for_cpu = replace(contract, precision=replace(contract.precision, weights="int8", activations="int8", target="cpu"))
     path = tmp_path / "cpu.onnx"
     path.write_bytes(embed_contract(onnx.load(artifact), for_cpu))
     with pytest.raises(EngineMismatch, match=r"quantized for cpu.*--target tensorrt"):
-        build_engine(path, tmp_path / "a.engine", config(artifact), fake_tensorrt(), ORIN, quiet)
+        build_engine(path, tmp_path / "a.engine", config(artifact), simulated_tensorrt(), ORIN, quiet)
     with pytest.raises(ArtifactError, match=r"none\.onnx"):
-        build_engine(tmp_path / "none.onnx", tmp_path / "a.engine", config(artifact), fake_tensorrt(), ORIN, quiet)
+        build_engine(tmp_path / "none.onnx", tmp_path / "a.engine", config(artifact), simulated_tensorrt(), ORIN, quiet)
 
 
-def test_profiles_beyond_the_artifact(artifact: Path, tmp_path: Path) -> None:
+def test_rejects_profiles_that_the_artifact_does_not_accept(artifact: Path, tmp_path: Path) -> None:
     given = read_contract(artifact).input
-    with pytest.raises(ValueError, match="batch 65 is not one that the artifact takes: 1 to 64"):
+    with pytest.raises(ValueError, match="batch 65 is not accepted by the artifact: 1 to 64"):
         usual_profile(given, 65)
-    larger = Profile(Range(1, 1, 1), Range(128, 128, 128), Range(96, 96, 96))
-    with pytest.raises(ValueError, match="height 128 is not one that the artifact takes: 64 only"):
-        build_engine(artifact, tmp_path / "a.engine", EngineConfig((larger,)), fake_tensorrt(), ORIN, quiet)
+    larger = ShapeProfile(Range(1, 1, 1), Range(128, 128, 128), Range(96, 96, 96))
+    with pytest.raises(ValueError, match="height 128 is not accepted by the artifact: 64 only"):
+        build_engine(artifact, tmp_path / "a.engine", EngineConfig((larger,)), simulated_tensorrt(), ORIN, quiet)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [{"workspace_mib": 0}, {"level": 6}, {"dla": -1}, {"tactics": 0}])
-def test_options_that_cannot_be(artifact: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
-        config(artifact, **wrong)
-    with pytest.raises(ValueError, match="at least one profile"):
-        EngineConfig(())
-    given = read_contract(artifact).input
-    with pytest.raises(ValueError, match="no profile takes a batch of 2, between 1 and 4"):
-        EngineConfig((usual_profile(given, 1), replace(usual_profile(given, 4), batch=Range(4, 4, 8))))
-
-
-def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_old_and_known_bad_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     check_version("10.3.0")
     check_version("11.4.0.106")
     with pytest.raises(BackendUnavailable, match=r"8\.6\.1 is too old: 10\.3"):
         check_version("8.6.1")
-    wrong = Known((10, 9), (10, 11), "float16", "keypoints are wrong in float16", refused=True)
-    monkeypatch.setattr(engine_versions, "KNOWN_BAD", (wrong,))
+    wrong = KnownBug((10, 9), (10, 11), "float16", "keypoints are wrong in float16", wrong_results=True)
+    monkeypatch.setattr(tensorrt_module, "KNOWN_BUGS", (wrong,))
     for good in (("10.8.0", "float16"), ("10.11.0", "float16"), ("10.9.0", "float32")):
         check_version(*good)
     with pytest.raises(BackendUnavailable, match=r"10\.9\.0 builds wrong plans: keypoints are wrong.*10\.11"):
         check_version("10.9.0", "float16")
 
 
-def test_a_known_failure_is_explained(artifact: Path, tmp_path: Path) -> None:
+def test_known_failure_is_explained(artifact: Path, tmp_path: Path) -> None:
     contract = read_contract(artifact)
     quantized = replace(contract, precision=PrecisionInfo("int8", "int8", "tensorrt", placement="unverified"))
     path = tmp_path / "int8.onnx"
     path.write_bytes(embed_contract(onnx.load(artifact), quantized))
-    fails = fake_tensorrt("10.3.0", fails="build")
+    fails = simulated_tensorrt("10.3.0", fails="build")
     with pytest.raises(BackendError, match=r"out of memory.*ultralytics#23841.*use 10\.4 or later, or --fp16"):
         build_engine(path, tmp_path / "a.engine", config(path), fails, ORIN, quiet)
     with pytest.raises(BackendError, match=r"tactic 0x12$"):
         build_engine(artifact, tmp_path / "a.engine", config(artifact), fails, ORIN, quiet)
-    assert build_engine(path, tmp_path / "a.engine", config(path), fake_tensorrt("10.3.0"), ORIN, quiet)
+    assert build_engine(path, tmp_path / "a.engine", config(path), simulated_tensorrt("10.3.0"), ORIN, quiet)
     assert read_contract(tmp_path / "a.engine").precision.placement == "verified"
 
 
-def test_without_tensorrt_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+def test_missing_tensorrt_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendUnavailable, match=r'pip install "yolopose\[tensorrt\]"'):
         import_tensorrt()
 
@@ -258,7 +248,7 @@ def test_without_tensorrt_the_install_line_is_said(monkeypatch: pytest.MonkeyPat
 @pytest.fixture(scope="module", params=tensorrt_bindings.VERSIONS)
 def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("gcc") is None:
-        pytest.skip("no C compiler for the stand-in libraries")
+        pytest.skip("no C compiler for the empty libraries")
     try:
         return tensorrt_bindings.install(tmp_path_factory.mktemp("bindings"), request.param)
     except (OSError, subprocess.SubprocessError) as error:
@@ -267,12 +257,12 @@ def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def uses(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Uses:
-    """All that building and running touch: with every option, and where the parser, the builder, ... fail."""
+    """Every member used by building and running: with every option, and with every kind of failure."""
     folder, found = tmp_path_factory.mktemp("uses"), {}
     with pytest.MonkeyPatch.context() as patch:
-        play(patch)
+        simulate_gpu(patch)
         for fails in ("", "parse", "build", "load", "context", "run", "refit", "fill", "null"):
-            trt, plan = fake_tensorrt(fails=fails), folder / f"a{fails}.engine"
+            trt, plan = simulated_tensorrt(fails=fails), folder / f"a{fails}.engine"
             for options in (WHOLE, {}):
                 whole = config(artifact, timing_cache=folder / "timing", **options)
                 try:
@@ -294,7 +284,7 @@ def uses(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Uses:
     return found
 
 
-def test_the_real_bindings_have_all_that_the_builder_touches(bindings: Path, uses: Uses) -> None:
+def test_real_bindings_have_every_member_used(bindings: Path, uses: Uses) -> None:
     members = tensorrt_bindings.members_of(bindings)
     assert ("Builder", "build_serialized_network") in uses
     assert ("BuilderFlag", "TF32") in uses
@@ -311,14 +301,14 @@ def test_the_real_bindings_have_all_that_the_builder_touches(bindings: Path, use
     assert "log" in members["ILogger"]
 
 
-def test_logger_and_monitor_are_taken_by_the_real_bindings(bindings: Path) -> None:
+def test_real_bindings_accept_logger_and_monitor(bindings: Path) -> None:
     script = """
 import json, threading, tensorrt_bindings as trt
-from yolopose.export.engine import _monitor
+from yolopose.export.tensorrt import _monitor
 from yolopose.runtime.backends.tensorrt_plan import make_logger
-said = []
+phases = []
 lines, stopped = [], threading.Event()
-log, monitor = make_logger(trt, lines.append), _monitor(trt, said.append, stopped)
+log, monitor = make_logger(trt, lines.append), _monitor(trt, phases.append, stopped)
 log.log(trt.ILogger.Severity.ERROR, "an error")
 log.log(trt.ILogger.Severity.INFO, "news")
 monitor.phase_start("Building", None, 3)
@@ -329,16 +319,16 @@ try:
     trt.Builder(log)
 except TypeError as error:
     assert "nullptr" in str(error)
-print(json.dumps([list(log.errors), len(lines), said, trt.__version__]))
+print(json.dumps([list(log.errors), len(lines), phases, trt.__version__]))
 """
-    errors, lines, said, version = json.loads(tensorrt_bindings.run(bindings, script))
+    errors, lines, phases, version = json.loads(tensorrt_bindings.run(bindings, script))
     assert errors == ["an error"]
     assert lines >= 2
-    assert said == ["TensorRT: Building (3 steps)"]
+    assert phases == ["TensorRT: Building (3 steps)"]
     assert version == bindings.name
 
 
-def test_the_contract_of_a_plan_is_read_as_any(artifact: Path, tmp_path: Path) -> None:
-    build_engine(artifact, tmp_path / "a.trt", config(artifact), fake_tensorrt(), ORIN, quiet)
+def test_contract_of_a_plan_is_valid_json(artifact: Path, tmp_path: Path) -> None:
+    build_engine(artifact, tmp_path / "a.trt", config(artifact), simulated_tensorrt(), ORIN, quiet)
     text = (tmp_path / "a.trt.json").read_text(encoding="utf-8")
     assert Contract.from_json(text).to_dict() == json.loads(text)

@@ -1,7 +1,7 @@
-"""A GPU played in host memory: what it is asked to do waits on streams and is done when somebody waits for it.
+"""A GPU simulated in host memory: work waits on streams and is done when somebody waits for the stream.
 
-It is stricter than CUDA: copies must use pinned memory, addresses must be known, contexts must be current, and what a
-graph was captured from must not change.
+It is stricter than CUDA: copies must use pinned memory, addresses must be known, a context must be current, and a
+context from which a graph was captured must not change.
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ import numpy as np
 
 Work = Callable[[], None]
 ALIGNMENT = 256
+PRIMARY_CONTEXT = 1
 
 
 @dataclass
-class Machine:
-    """``limit``: bytes of the device. ``fails``: name of a call -> error, which it then returns each time."""
+class SimulatedGpu:
+    """State of the device, and the calls that it received.
 
-    name: str = "Played Orin"
+    limit: bytes of device memory
+    fails: name of a function -> error code that it then returns every time
+    """
+
+    name: str = "Simulated Orin"
     capability: tuple[int, int] = (8, 7)
     cuda: int = 12060
     limit: int = 1 << 30
     fails: dict[str, int] = field(default_factory=dict)
     device: dict[int, Any] = field(default_factory=dict)  # address -> buffer
-    host: dict[int, Any] = field(default_factory=dict)
+    host: dict[int, Any] = field(default_factory=dict)  # pinned memory: address -> buffer
     streams: dict[int, list[Work]] = field(default_factory=dict)
     graphs: dict[int, list[Work]] = field(default_factory=dict)
     capturing: dict[int, list[Work]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
-    contexts: set[int] = field(default_factory=lambda: {1})  # 1: the primary one
+    contexts: set[int] = field(default_factory=lambda: {PRIMARY_CONTEXT})
     lock: threading.RLock = field(default_factory=threading.RLock)
     _next: int = 100
     _thread: threading.local = field(default_factory=threading.local)
@@ -45,7 +50,7 @@ class Machine:
 
     @property
     def context(self) -> int:
-        """Current in this thread; 0: none."""
+        """The context that is current in this thread; 0: none."""
         return getattr(self._thread, "context", 0)
 
     @context.setter
@@ -54,13 +59,14 @@ class Machine:
         self._thread.context = handle
 
     def used(self) -> dict[str, int]:
-        """How much of everything is there: empty once all was given back."""
+        """Number of resources of each kind; empty once all are released."""
         found = {
             "device": len(self.device), "host": len(self.host), "streams": len(self.streams), "graphs": len(self.graphs)
         }  # fmt: skip
         return {name: count for name, count in found.items() if count}
 
     def allocate(self, where: dict[int, Any], size: int) -> int | None:
+        """Address of new memory in `where`, filled with garbage; None where the device has no more."""
         with self.lock:
             taken = sum(len(buffer) for buffer in self.device.values())
             if where is self.device and taken + size > self.limit:
@@ -68,11 +74,11 @@ class Machine:
             buffer = (ctypes.c_uint8 * (size + ALIGNMENT))()
             address = -(-ctypes.addressof(buffer) // ALIGNMENT) * ALIGNMENT
             where[address] = buffer
-            ctypes.memset(address, 0xA5, size)  # nobody may rely on zeros
+            ctypes.memset(address, 0xA5, size)
             return address
 
     def view(self, where: dict[int, Any], address: int, size: int) -> np.ndarray:
-        """Memory that lies in one allocation."""
+        """Memory that must lie in one allocation."""
         with self.lock:
             for start, buffer in where.items():
                 end = ctypes.addressof(buffer) + len(buffer)
@@ -98,11 +104,10 @@ class Machine:
                 work()
 
 
-machine = Machine()
+gpu = SimulatedGpu()
 
 
-def reset(**settings: Any) -> Machine:
-    """A new machine in place of the old one, which keeps its identity: modules hold it."""
-    fresh = Machine(**settings)
-    machine.__dict__.update(fresh.__dict__)
-    return machine
+def reset(**settings: Any) -> SimulatedGpu:
+    """Give `gpu` a new state. It stays the same object, because the simulated modules refer to it."""
+    gpu.__dict__.update(SimulatedGpu(**settings).__dict__)
+    return gpu

@@ -1,11 +1,11 @@
-"""Plays what of cuda.bindings.driver the backend uses: which context is current in a thread."""
+"""The part of cuda.bindings.driver that the backend uses: which context is current in a thread."""
 
 from __future__ import annotations
 
 import enum
 from typing import Any
 
-from tests.played_gpu.device import machine
+from tests.simulated_gpu.device import gpu
 
 
 class CUresult(enum.IntEnum):
@@ -14,11 +14,11 @@ class CUresult(enum.IntEnum):
 
 
 def cuCtxGetCurrent() -> tuple[Any, ...]:
-    return CUresult(0), machine.context
+    return CUresult(0), gpu.context
 
 
 def cuCtxSetCurrent(context: int) -> tuple[Any, ...]:
-    if context and context not in machine.contexts:
+    if context and context not in gpu.contexts:
         return (CUresult(709),)
-    machine.context = context
+    gpu.context = context
     return (CUresult(0),)

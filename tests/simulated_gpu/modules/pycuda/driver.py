@@ -1,4 +1,4 @@
-"""Plays what of pycuda.driver the backend uses. Its stack of contexts is one a thread, as PyCUDA's."""
+"""The part of pycuda.driver that the backend uses. Each thread has its own stack of contexts, as in PyCUDA."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.played_gpu.device import machine
+from tests.simulated_gpu.device import PRIMARY_CONTEXT, gpu
 
 _local = threading.local()
 
@@ -30,13 +30,13 @@ def _stack() -> list[Context]:
     return _local.stack
 
 
-def _settle() -> None:
-    machine.context = _stack()[-1].handle if _stack() else 0
+def _update_current() -> None:
+    gpu.context = _stack()[-1].handle if _stack() else 0
 
 
 class Context:
     def __init__(self, handle: int) -> None:
-        machine.contexts.add(handle)
+        gpu.contexts.add(handle)
         self.handle = handle
 
     def __eq__(self, other: object) -> bool:
@@ -46,15 +46,15 @@ class Context:
         return self.handle
 
     def push(self) -> None:
-        if self.handle not in machine.contexts:
+        if self.handle not in gpu.contexts:
             raise LogicError("context is destroyed")
         _stack().append(self)
-        _settle()
+        _update_current()
 
     @staticmethod
     def pop() -> None:
         _stack().pop()
-        _settle()
+        _update_current()
 
     @staticmethod
     def get_current() -> Context | None:
@@ -65,7 +65,7 @@ class Context:
         return Device(0)
 
     def detach(self) -> None:
-        machine.contexts.discard(self.handle)
+        gpu.contexts.discard(self.handle)
 
 
 class Device:
@@ -83,40 +83,40 @@ class Device:
         return 2
 
     def name(self) -> str:
-        return machine.name
+        return gpu.name
 
     def compute_capability(self) -> tuple[int, int]:
-        return machine.capability
+        return gpu.capability
 
     def make_context(self) -> Context:
-        made = Context(machine.handle())
+        made = Context(gpu.handle())
         made.push()
         return made
 
     def retain_primary_context(self) -> Context:
-        return Context(1)
+        return Context(PRIMARY_CONTEXT)
 
 
 def init() -> None:
-    if machine.fails.get("init"):
+    if gpu.fails.get("init"):
         raise Error("cuInit failed: no CUDA-capable device is detected")
 
 
 def get_version() -> tuple[int, int, int]:
-    return machine.cuda // 1000, machine.cuda % 1000 // 10, 0
+    return gpu.cuda // 1000, gpu.cuda % 1000 // 10, 0
 
 
 class Stream:
     def __init__(self, flags: int = 0) -> None:
         assert flags == 1
-        self.handle = machine.handle()
-        machine.streams[self.handle] = []
+        self.handle = gpu.handle()
+        gpu.streams[self.handle] = []
 
     def synchronize(self) -> None:
-        machine.wait(self.handle)
+        gpu.wait(self.handle)
 
     def __del__(self) -> None:
-        machine.streams.pop(self.handle, None)
+        gpu.streams.pop(self.handle, None)
 
 
 class DeviceAllocation:
@@ -127,8 +127,8 @@ class DeviceAllocation:
         return self._address
 
     def free(self) -> None:
-        assert machine.context
-        del machine.device[self._address]
+        assert gpu.context
+        del gpu.device[self._address]
 
 
 class HostAllocation:
@@ -136,11 +136,11 @@ class HostAllocation:
         self._address = address
 
     def free(self) -> None:
-        del machine.host[self._address]
+        del gpu.host[self._address]
 
 
 class _Array(np.ndarray):
-    """numpy lets no base be chosen from Python."""
+    """An array whose base can be set; numpy itself does not allow that from Python."""
 
     held: HostAllocation
 
@@ -150,28 +150,28 @@ class _Array(np.ndarray):
 
 
 def mem_alloc(size: int) -> DeviceAllocation:
-    assert machine.context
-    address = machine.allocate(machine.device, size)
+    assert gpu.context
+    address = gpu.allocate(gpu.device, size)
     if address is None:
         raise MemoryError("cuMemAlloc failed: out of memory")
     return DeviceAllocation(address)
 
 
 def pagelocked_empty(size: int, dtype: Any) -> np.ndarray:
-    address = machine.allocate(machine.host, size)
+    address = gpu.allocate(gpu.host, size)
     assert address is not None
-    array = machine.view(machine.host, address, size).view(_Array)
+    array = gpu.view(gpu.host, address, size).view(_Array)
     array.held = HostAllocation(address)
     return array
 
 
 def memcpy_htod_async(address: int, source: np.ndarray, stream: Stream) -> None:
-    onto = machine.view(machine.device, address, source.nbytes)
-    from_ = machine.view(machine.host, source.ctypes.data, source.nbytes)
-    machine.put(stream.handle, "in", lambda: np.copyto(onto, from_))
+    onto = gpu.view(gpu.device, address, source.nbytes)
+    from_ = gpu.view(gpu.host, source.ctypes.data, source.nbytes)
+    gpu.put(stream.handle, "in", lambda: np.copyto(onto, from_))
 
 
 def memcpy_dtoh_async(target: np.ndarray, address: int, stream: Stream) -> None:
-    onto = machine.view(machine.host, target.ctypes.data, target.nbytes)
-    from_ = machine.view(machine.device, address, target.nbytes)
-    machine.put(stream.handle, "out", lambda: np.copyto(onto, from_))
+    onto = gpu.view(gpu.host, target.ctypes.data, target.nbytes)
+    from_ = gpu.view(gpu.device, address, target.nbytes)
+    gpu.put(stream.handle, "out", lambda: np.copyto(onto, from_))
