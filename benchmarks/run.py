@@ -57,7 +57,8 @@ def run_benchmark(settings: BenchSettings, console: Console, command: str, run: 
     checkpoints = checkpoint_entries(settings, run)
     with tempfile.TemporaryDirectory(prefix="yolopose-bench-") as folder:
         scratch = Path(folder)
-        images = _open_images(settings, [entry.skeleton for entry in (*artifacts, *checkpoints)], scratch / "scenes")
+        entries: list[Entry] = [*artifacts, *checkpoints]
+        images = _open_images(settings, [entry.skeleton for entry in entries], scratch / "scenes")
         console.say(f"images: {images.description} ({len(images.paths)})")
         plan = BenchPlan(settings, artifacts, checkpoints, images, scratch)
         jobs = plan.jobs()

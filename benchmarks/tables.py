@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yolopose.bootstrap import points
@@ -43,21 +44,22 @@ class Table:
                 raise ValueError(f"table {self.title!r}: a row of {len(row)} cells under {len(self.header)} headings")
 
     def text(self) -> str:
+        # The header goes in as a row, because tabulate makes columns with headings two characters wider than needed.
+        head, *body = self._tabulated([self.header, *self.rows], (), "plain").splitlines()
+        rule = "-" * max(map(len, [head, *body]))
         legend = [f"({self.legend})"] if self.legend else []
-        return "\n".join([self.title, _aligned(self.header, self.rows, "simple"), *legend])
+        return "\n".join([self.title, head, rule, *body, *legend])
 
     def markdown(self) -> str:
-        rows = tuple(tuple(cell.replace("|", "\\|") for cell in row) for row in self.rows)
+        rows = [tuple(cell.replace("|", "\\|") for cell in row) for row in self.rows]
         legend = ["", self.legend] if self.legend else []
-        return "\n".join([f"## {self.title}", "", _aligned(self.header, rows, "pipe"), *legend])
+        return "\n".join([f"## {self.title}", "", self._tabulated(rows, self.header, "pipe"), *legend])
 
+    def _tabulated(self, rows: Sequence[tuple[str, ...]], headers: tuple[str, ...], style: str) -> str:
+        from tabulate import tabulate
 
-def _aligned(header: tuple[str, ...], rows: tuple[tuple[str, ...], ...], style: str) -> str:
-    from tabulate import tabulate
-
-    align = ("left", *["right"] * (len(header) - 1))
-    made: str = tabulate(rows, headers=header, tablefmt=style, colalign=align, disable_numparse=True)
-    return made
+        align = ("left", *["right"] * (len(self.header) - 1))
+        return str(tabulate(rows, headers=headers, tablefmt=style, colalign=align, disable_numparse=True))
 
 
 def text(report: BenchReport) -> str:

@@ -1,7 +1,7 @@
 """Files of Ultralytics (random weights) and the people that it finds with them, so that tests need no Ultralytics.
 
-Made by ``benchmarks/studies/ultralytics_results.py FOLDER yolov8n-pose yolo11n-pose yolo26n-pose --width 0.0625 --round``
-from four photographs.
+Made from four photographs by
+``benchmarks/studies/ultralytics_results.py FOLDER yolov8n-pose yolo11n-pose yolo26n-pose --width 0.0625 --round``.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import torch
 from yolopose.data.batch import Batch
 from yolopose.data.loader import Order
 from yolopose.model.pose_net import gmacs
-from yolopose.runtime.console import Console, run
+from yolopose.runtime.console import Console, run, usage_errors
 from yolopose.runtime.errors import UsageError
 from yolopose.training.command import train_parser
 from yolopose.training.processes import device_for, keep_memory, use_threads, workers_for
@@ -73,8 +73,9 @@ def _bare_steps(engine: Engine, batch: Batch) -> float:
 def _main(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.resume:
         raise UsageError("speed is measured on a new run; leave --resume out")
-    use_threads(arguments.threads)
-    session = open_session(arguments, console)
+    with usage_errors():
+        use_threads(arguments.threads)
+        session = open_session(arguments, console)
     settings = session.settings
     order = Order(len(session.source), settings.batch, settings.seed)
     needed = (ROUNDS + 1) * (READY + STEPS) + 1
@@ -84,7 +85,8 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
         )
     net = new_net(session, console)
     side = settings.augment.side
-    device = device_for(arguments.device)
+    with usage_errors():
+        device = device_for(arguments.device)
     keep_memory(device)
     engine = Engine(net, settings, order.steps_per_epoch, device)
     in_memory = fits_in_memory(session.source, settings)

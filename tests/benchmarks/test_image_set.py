@@ -16,7 +16,7 @@ from yolopose.runtime.images import evenly
 from yolopose.runtime.skeleton import COCO_17, LSP_14
 
 
-def test_photographs_without_labels(photographs: Path, tmp_path: Path) -> None:
+def test_photographs_without_labels(photographs: Path) -> None:
     images = open_image_set(None, photographs, None, 2)
     assert [path.name for path in images.paths] == ["0.png", "2.png"]
     assert images.labels is None
@@ -30,7 +30,7 @@ def test_synthetic_scenes(tmp_path: Path) -> None:
     assert images.description.startswith("synthetic scenes")
 
 
-def test_labeled_images(photographs: Path, labels: Path, tmp_path: Path) -> None:
+def test_labeled_images(photographs: Path, labels: Path) -> None:
     images = open_image_set(labels, photographs, COCO_17, 3)
     assert [path.name for path in images.paths] == ["0.png", "1.png", "3.png"]
     assert images.image_ids == (1, 2, 4)

@@ -21,7 +21,7 @@ def test_text_columns_are_aligned() -> None:
     assert table.text().splitlines() == [
         "Title",
         "name       ms",
-        "------  -----",
+        "-------------",
         "a        1.00",
         "longer  10.00",
         "(how)",
