@@ -1,1 +1,1 @@
-"""Benchmark of artifacts: time, memory and accuracy of the very same file (command ``yolopose-bench``)."""
+"""Benchmark of artifacts and checkpoints: time, memory and accuracy of the same file (``yolopose-bench``)."""

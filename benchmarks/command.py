@@ -9,89 +9,45 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from yolopose.runtime import console
-from yolopose.runtime.backends.base import BACKENDS
 from yolopose.runtime.errors import OutputError
 from yolopose.runtime.output import atomic_write, output_folder
 
 from . import tables
 from .report import BenchReport, to_json_values
 from .run import run_benchmark
-from .settings import CONVENTIONS, BenchSettings
-
-_DEFAULTS = {field.name: field.default for field in fields(BenchSettings)}
+from .settings import BenchSettings, flag_name
 
 
 def build_parser() -> console.ArgumentParser:
-    parser = console.parser(
+    """One argument for each field of BenchSettings."""
+    made = console.parser(
         "yolopose-bench", "Measure time, memory and accuracy of artifacts and checkpoints, side by side."
     )
-    add = parser.add_argument
-    add(
-        "files",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="exported file, checkpoint (.pt, .pth) or demo; FILE@BACKEND runs an exported file on that engine; "
-        "speed is relative to the first artifact, or checkpoint",
-    )
-    add(
-        "--reference",
-        type=Path,
-        metavar="WEIGHTS",
-        help="what the artifacts are compared with: adds parity, bare network",
-    )
-    add(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="folder of photographs; without it and --data synthetic scenes are drawn",
-    )
-    add("--data", metavar="LABELS", help="COCO keypoint JSON, or YAML of a YOLO-pose folder: adds AP")
-    add("--split", default=_DEFAULTS["split"], help="of such a YAML: train, val or test")
-    add(
-        "--evaluation-images",
-        choices=CONVENTIONS,
-        default=_DEFAULTS["evaluation_images"],
-        help="AP over all images (mmpose's convention), or those with people alone (yolov5-pose, yolov7, ultralytics)",
-    )
-    add(
-        "--backend",
-        default=_DEFAULTS["backend"],
-        help=f"engine that runs the artifacts: {', '.join(BACKENDS)}; checkpoints run in PyTorch",
-    )
-    add("--device", help="device of the engine (as the engine decides)")
-    add("--threads", type=int, metavar="N", help="threads of the engine (as the engine decides)")
-    add(
-        "--imgsz",
-        type=int,
-        nargs="+",
-        metavar="PX",
-        help="input size: one number, or height width (as the contract; of a checkpoint its own)",
-    )
-    add("--score", type=float, help="score threshold for time and parity (as the contract; of a checkpoint 0.25)")
-    add("--iou", type=float, help="IoU threshold of NMS (as the contract; of a checkpoint 0.65)")
-    _add_sampling(parser)
-    add("--output", type=Path, metavar="DIR", help="folder for benchmark.json and benchmark.md")
-    return parser
+    annotations = get_type_hints(BenchSettings)
+    for each in fields(BenchSettings):
+        keywords: dict[str, Any] = dict(each.metadata["argparse"])
+        if "choices" not in keywords:
+            keywords["type"] = _type_of_value(annotations[each.name])
+        if each.name == "files":
+            made.add_argument(each.name, nargs="+", **keywords)
+        else:
+            made.add_argument(flag_name(each.name), default=each.default, **keywords)
+    return made
 
 
-def _add_sampling(parser: console.ArgumentParser) -> None:
-    def add(flag: str, help_text: str, kind: type = int) -> None:
-        default = _DEFAULTS[flag.replace("-", "_")]
-        parser.add_argument(f"--{flag}", type=kind, default=default, metavar="N", help=help_text)
-
-    add("evaluation-score", "score threshold for AP", float)
-    add("batch", "throughput is measured at batch 1 and N")
-    add("limit", "at most N images, evenly spread (all; 32 synthetic scenes)")
-    add("iterations", "timed images of each file, all rounds together")
-    add("warmup", "images before the measurement of each round, not counted")
-    add("rounds", "fresh processes of each file; files take turns")
+def _type_of_value(annotation: Any) -> Any:
+    """Path for ``Path | None`` and ``tuple[Path, ...]``, int for ``tuple[int, int] | None``."""
+    while inside := get_args(annotation):
+        annotation = inside[0]
+    return annotation
 
 
 def settings_from(arguments: argparse.Namespace) -> BenchSettings:
-    values = {name: getattr(arguments, name) for name in _DEFAULTS}
+    """Raises ValueError naming the flag."""
+    values = {each.name: getattr(arguments, each.name) for each in fields(BenchSettings)}
     values["files"] = tuple(arguments.files)
     if arguments.imgsz is not None:
         if len(arguments.imgsz) > 2:
@@ -110,20 +66,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
 
     def command(arguments: argparse.Namespace, terminal: console.Console) -> None:
-        settings = settings_from(arguments)
+        with console.usage_errors():
+            settings = settings_from(arguments)
         folder = None if settings.output is None else output_folder(settings.output)
+        # A missing library or an unwritable folder is reported now, not after minutes of measuring.
+        if folder is not None or not terminal.json:
+            tables.require_tabulate()
         if folder is not None:
-            # An unwritable folder is found out now, not after minutes of measuring.
             atomic_write(folder / ".yolopose-bench", "").unlink()
         report = run_benchmark(settings, terminal, shlex.join(["yolopose-bench", *words]))
         if folder is not None:
             try:
                 _write(report, folder)
             except OutputError:
-                terminal.say(tables.text(report))  # what took minutes to measure is not lost with the disk
+                terminal.say(tables.text(report))  # a full disk must not lose the figures
                 raise
             terminal.say(f"written: {folder / 'benchmark.json'}, {folder / 'benchmark.md'}")
-        terminal.result(to_json_values(report), tables.text(report))
+        terminal.result(to_json_values(report), "" if terminal.json else tables.text(report))
 
     return console.run(command, build_parser(), words)
 

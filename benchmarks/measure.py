@@ -1,4 +1,4 @@
-"""Timing: laps on one clock, contestants that take turns, and statistics that discard no sample."""
+"""Timing: a stopwatch, functions that take turns, and statistics that discard no sample."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Clock = Callable[[], int]  # nanoseconds, monotonic
 
 
 class Stopwatch:
-    """Durations by name, in ms. ``start`` sets the mark, each ``lap`` notes the time since the last mark and moves it.
+    """Durations by name, in ms. ``start`` sets the mark; each ``lap`` records the time since the mark and moves it.
 
-    Consecutive laps leave out only the noting itself (a list append, about 0.2 us).
+    Consecutive laps leave out only the recording itself (a list append, about 0.2 us).
     """
 
     def __init__(self, clock: Clock = time.perf_counter_ns) -> None:
@@ -30,15 +30,15 @@ class Stopwatch:
         self._mark = self._clock()
 
     def clear(self) -> None:
-        """Forget all samples; called once, between warm-up and measurement."""
+        """Drop all samples; called once, between warm-up and measurement."""
         self.samples_ms = {}
 
 
 def take_turns(turns: Sequence[Callable[[int], None]], watch: Stopwatch, iterations: int, warmup: int) -> None:
-    """Calls every turn once per iteration with the iteration's number, so that drift of the machine meets all alike.
+    """Calls each function once per iteration with the iteration's number, so that machine drift affects all equally.
 
-    Who begins moves on by one each iteration (A B, B A, A B ...): the one that runs second finds the caches warm.
-    Laps of the first ``warmup`` iterations are dropped, those of all others stay.
+    The order rotates by one each iteration (A B, B A, A B ...), because the one that runs second finds warm caches.
+    Laps of the first ``warmup`` iterations are dropped, those of all others are kept.
     """
     if iterations < 1 or warmup < 0:
         raise ValueError(f"iterations must be at least 1 and warmup at least 0, got {iterations} and {warmup}")
@@ -52,7 +52,7 @@ def take_turns(turns: Sequence[Callable[[int], None]], watch: Stopwatch, iterati
 
 @dataclass(frozen=True)
 class Latency:
-    """Statistics of one duration. A percentile is by nearest rank: a time that was really observed."""
+    """Statistics of one duration. Percentiles are by nearest rank, so each is an observed time."""
 
     n: int
     mean_ms: float
@@ -64,9 +64,9 @@ class Latency:
 
 
 def nearest_rank(ordered: Sequence[float], percent: float) -> float:
-    """Smallest of the ``ordered`` (rising) samples that at least ``percent`` of them do not exceed."""
+    """Smallest of the ``ordered`` (ascending) samples that at least ``percent`` % of them do not exceed."""
     if not ordered:
-        raise ValueError("a percentile of no samples was asked for")
+        raise ValueError("no samples: a percentile needs at least one")
     return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
 
 
@@ -78,7 +78,7 @@ def latency(samples_ms: Sequence[float]) -> Latency:
 
 @dataclass(frozen=True)
 class Paired:
-    """Statistics of a figure taken from pairs of neighbouring runs, e.g. (A - B) / B of each iteration."""
+    """Statistics of a figure computed from pairs of adjacent runs, e.g. (A - B) / B of each iteration."""
 
     n: int
     median: float
@@ -88,7 +88,7 @@ class Paired:
 
 
 def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the median from order statistics; assumes independent samples, but no distribution.
+    """95 % interval of the median from order statistics; assumes independent samples, but no particular distribution.
 
     Ranks n/2 -+ 1.96 sqrt(n)/2 (normal approximation of the binomial; Conover, Practical Nonparametric
     Statistics, 3.2).
@@ -111,7 +111,7 @@ def paired_share(whole: Sequence[float], part: Sequence[float]) -> Paired:
 
 
 def paired_difference(over: Sequence[float], base: Sequence[float]) -> Paired:
-    """How much longer ``over`` took than ``base``, in their unit, pair by pair."""
+    """How much longer ``over`` took than ``base``, in their own unit, pair by pair."""
     return _paired([a - b for a, b in zip(over, base, strict=True)])
 
 
@@ -126,7 +126,7 @@ def images_per_second(
 ) -> float:
     """Wall-clock throughput of ``run(i)``, which handles some images and returns how many, until ``images`` are done.
 
-    ``warmup`` calls come before the clock starts; everything between calls counts, since an application pays it too.
+    ``warmup`` calls are made before the clock starts. Time between calls counts, because applications spend it too.
     """
     for i in range(warmup):
         run(i)

@@ -1,4 +1,4 @@
-"""The structure is that of docs/architecture.md: import rules, no circles, what an import loads, where the steps stand."""
+"""The structure is that of docs/architecture.md: import rules, no circles, what an import loads, order of the steps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Ultralytics' own files and what it finds with them, made by ``benchmarks/ultralytics_results.py FOLDER yolov8n-pose
-yolo11n-pose yolo26n-pose --width 0.0625 --round`` from four photographs, random weights; CI needs no Ultralytics."""
+"""Files of Ultralytics (random weights) and the people that it finds with them, so that tests need no Ultralytics.
+
+Made from four photographs by
+``benchmarks/studies/ultralytics_results.py FOLDER yolov8n-pose yolo11n-pose yolo26n-pose --width 0.0625 --round``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ GOLDEN = Path(__file__).parent / "ultralytics_golden"
 
 
 def unpacked(name: str, folder: Path) -> Path:
-    """The file of that name, in ``folder``."""
+    """The uncompressed file ``name``, written into ``folder``."""
     path = folder / name
     path.write_bytes(lzma.decompress((GOLDEN / f"{name}.xz").read_bytes()))
     return path
@@ -28,13 +31,13 @@ def frames() -> np.ndarray:
 
 
 def raw_of(name: str) -> np.ndarray:
-    """Ultralytics' forward pass of NAME.pt for the first frame."""
+    """Output of Ultralytics' forward pass of NAME.pt for the first frame."""
     found: np.ndarray = np.load(GOLDEN / f"{name}.npz")["raw"]
     return found
 
 
 def people_of(file: str) -> list[PoseResult]:
-    """What Ultralytics finds in each frame with that file."""
+    """The people that Ultralytics finds in each frame with that file."""
     name = file.removesuffix(".pt") if file.endswith(".pt") else f"{file.rpartition('-')[0]}-onnx"
     stored = np.load(GOLDEN / f"{name}.npz")
     return people_of_rows(stored["rows"], stored["counts"])

@@ -1,1 +1,1 @@
-"""Studies behind the figures in docs/experiments.md. They are part of the checkout and not of the wheel."""
+"""Studies behind the figures in docs/experiments.md. They belong to the checkout and are not in the wheel."""

@@ -1,9 +1,8 @@
-"""What `pip install yolopose[cpu]` costs in a clean environment: size, import time and contents, for each Python
-found.
+"""What `pip install yolopose[cpu]` costs in a clean environment, for each Python found: size, import time, packages.
 
-Run as `python benchmarks/install.py` or `python -m yolopose.benchmarks.studies.install`. Standard library alone
-and no import
-from the package, because it runs before anything is installed: that is its point.
+Run as `python benchmarks/studies/install.py` or `python -m yolopose.benchmarks.studies.install`. It uses the standard
+library only and imports nothing from the package, because it must run before anything is installed; therefore its table
+is made by hand.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "yolopose", "export", "runtime", "benchmarks")
 MINORS = range(10, 15)  # Python 3.10 ... 3.14
 FORBIDDEN = ("torch", "onnx", "openvino")
-INSTALLERS = ("pip", "setuptools")  # they come with the environment, not with us
+INSTALLERS = ("pip", "setuptools")  # part of every environment, so not counted
 MAX_IMPORT_S = 0.3
-LARGE_BYTES = 1e6  # smaller packages share a line
+LARGE_BYTES = 1e6  # smaller packages share one line
 MODULE = "import yolopose.runtime"
 ESTIMATOR = "from yolopose.runtime import PoseEstimator"
 
@@ -46,7 +45,7 @@ with PoseEstimator(sys.argv[1]) as estimate:
 
 
 class StepFailed(Exception):
-    """A command ended with an error; the message has what it was and its last line."""
+    """A command failed; the message names it and quotes the last line of its output."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Package:
-    """Bytes of its files in site-packages, the byte code that pip compiles included."""
+    """Bytes of its files in site-packages, including the byte code that pip compiles."""
 
     version: str
     bytes: int
@@ -77,11 +76,11 @@ class Installation:
     import_s: float
     import_estimator_s: float
     help_s: float  # yolopose-run --help, from start to end of the process
-    forbidden: tuple[str, ...]  # of FORBIDDEN, those which can be imported
-    artifact: str | None  # what came of running it; None when none was given
+    forbidden: tuple[str, ...]  # those of FORBIDDEN that can be imported
+    artifact: str | None  # output of running it; None when none was given
 
     def faults(self) -> list[str]:
-        """What breaks the promise of a lean runtime; empty when all is well."""
+        """Violations of the limits of a lean runtime; empty when there are none."""
         found = [f"{name} is installed" for name in self.forbidden]
         for statement, seconds in ((MODULE, self.import_s), (ESTIMATOR, self.import_estimator_s)):
             if seconds > MAX_IMPORT_S:
@@ -90,7 +89,7 @@ class Installation:
 
 
 def find_interpreters(folders: Iterable[str], say: Callable[[str], None]) -> list[Interpreter]:
-    """One interpreter for each version in MINORS: the one that runs this, else the first of `folders` that works."""
+    """One interpreter for each version in MINORS: the running one, else the first in `folders` that works."""
     found: dict[str, Interpreter] = {}
     names = [f"python3.{minor}" for minor in MINORS]
     candidates = [Path(sys.executable), *(Path(folder, name) for name in names for folder in folders)]
@@ -99,24 +98,24 @@ def find_interpreters(folders: Iterable[str], say: Callable[[str], None]) -> lis
             continue
         try:
             interpreter = probe(str(path))
-        except StepFailed as error:  # a shim of pyenv whose version is off, or a Python without ensurepip
-            say(f"left out: {error}")
+        except StepFailed as error:  # a pyenv shim of an inactive version, or a Python without ensurepip
+            say(f"skipped: {error}")
         else:
             found.setdefault(interpreter.minor, interpreter)
     wanted = [name.removeprefix("python") for name in names]
     for minor in wanted:
         if minor not in found:
-            say(f"no Python {minor} found; --python PATH names one that is not on PATH")
+            say(f"no Python {minor} found; give one that is not on PATH with --python PATH")
     return [found[minor] for minor in wanted if minor in found]
 
 
 def probe(path: str) -> Interpreter:
-    """Raises StepFailed when `path` does not run or cannot make an environment."""
+    """Raises StepFailed when `path` does not run or cannot create an environment."""
     return Interpreter(path, _output([path, "-c", _PROBE]))
 
 
 def build_wheel(python: Path, folder: Path) -> Path:
-    """The wheel of this tree, built from a copy: stale files of an earlier build/ would slip in, and be left behind."""
+    """The wheel of this checkout, built from a copy, so that no build/ folder is read or left behind."""
     source = folder / "source"
     source.mkdir()
     for name in SOURCES:
@@ -130,7 +129,7 @@ def build_wheel(python: Path, folder: Path) -> Path:
 
 
 def measure(interpreter: Interpreter, folder: Path, artifact: Path | None, runs: int) -> Installation:
-    """Install into a new environment under `folder` and measure. Raises StepFailed."""
+    """Installs into a new environment under `folder` and measures it. Raises StepFailed."""
     _output([interpreter.path, "-m", "venv", str(folder / "env")])
     python = folder / "env" / "bin" / "python"
     wheel = build_wheel(python, folder)
@@ -150,7 +149,7 @@ def measure(interpreter: Interpreter, folder: Path, artifact: Path | None, runs:
 
 
 def installed_sizes(site_packages: Path) -> tuple[dict[str, Package], int]:
-    """Packages by name, largest first, and the bytes of the folder, both without INSTALLERS."""
+    """Packages by name, largest first, and bytes of the folder, both without INSTALLERS."""
     packages, excluded = {}, 0
     for distribution in distributions(path=[str(site_packages)]):
         files = {Path(str(distribution.locate_file(file))).resolve() for file in distribution.files or ()}
@@ -167,7 +166,7 @@ def installed_sizes(site_packages: Path) -> tuple[dict[str, Package], int]:
 
 
 def table(installations: Sequence[Installation]) -> str:
-    """A column a Python, a line a measurement; sizes in MB (10^6 bytes), times in ms."""
+    """One column per Python, one line per measurement; sizes in MB (10^6 bytes), times in ms."""
     large = [
         name
         for name in dict.fromkeys(name for each in installations for name in each.packages)
@@ -177,14 +176,14 @@ def table(installations: Sequence[Installation]) -> str:
         ["Python", *(each.python for each in installations)],
         ["site-packages, MB", *(f"{each.total_bytes / 1e6:.1f}" for each in installations)],
         *(["  " + name, *(_package_cell(each.packages.get(name)) for each in installations)] for name in large),
-        ["  everything else", *(f"{_others(each, large) / 1e6:.1f}" for each in installations)],
+        ["  everything else", *(f"{_small_bytes(each, large) / 1e6:.1f}" for each in installations)],
         [f"{MODULE}, ms", *(f"{each.import_s * 1e3:.0f}" for each in installations)],
         [f"{ESTIMATOR}, ms", *(f"{each.import_estimator_s * 1e3:.0f}" for each in installations)],
         ["yolopose-run --help, ms", *(f"{each.help_s * 1e3:.0f}" for each in installations)],
         [f"{', '.join(FORBIDDEN)} installed", *(", ".join(each.forbidden) or "none" for each in installations)],
     ]
     if any(each.artifact for each in installations):
-        lines.append(["artifact on a grey image", *(each.artifact or "" for each in installations)])
+        lines.append(["artifact on a gray image", *(each.artifact or "" for each in installations)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
@@ -194,7 +193,7 @@ def _package_cell(package: Package | None) -> str:
     return "-" if package is None else f"{package.version}  {package.bytes / 1e6:.1f}"
 
 
-def _others(installation: Installation, large: Sequence[str]) -> int:
+def _small_bytes(installation: Installation, large: Sequence[str]) -> int:
     return installation.total_bytes - sum(p.bytes for name, p in installation.packages.items() if name in large)
 
 
@@ -203,7 +202,7 @@ def _import_seconds(python: Path, statement: str, runs: int) -> float:
 
 
 def _median_seconds(once: Callable[[], float], runs: int) -> float:
-    once()  # the first start reads from the disk
+    once()  # the first run reads from disk and is not counted
     return statistics.median(once() for _ in range(runs))
 
 
@@ -214,7 +213,7 @@ def _wall_seconds(command: Sequence[str]) -> float:
 
 
 def _output(command: Sequence[str]) -> str:
-    """Stdout of a command that ran outside this tree and without Python's variables. Raises StepFailed."""
+    """Stdout of a command, run outside this checkout and without PYTHON* variables. Raises StepFailed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=tempfile.gettempdir(), env=environment)
@@ -222,7 +221,7 @@ def _output(command: Sequence[str]) -> str:
         raise StepFailed(f"{command[0]}: {error}") from error
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise StepFailed(f"`{' '.join(command[:4])} ...` ended with {done.returncode}: {last}")
+        raise StepFailed(f"`{' '.join(command[:4])} ...` failed with exit code {done.returncode}: {last}")
     return done.stdout.strip()
 
 
@@ -230,14 +229,14 @@ def build_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = made.add_argument
     add("--python", action="append", metavar="PATH", help="interpreter, repeatable (default: python3.10-3.14 on PATH)")
-    add("--artifact", type=Path, metavar="FILE", help="an exported .onnx to run on a grey image in each environment")
-    add("--runs", type=int, default=7, metavar="N", help="fresh processes a time is the median of (default: 7)")
+    add("--artifact", type=Path, metavar="FILE", help="an exported .onnx to run on a gray image in each environment")
+    add("--runs", type=int, default=7, metavar="N", help="each time is the median of N fresh processes (default: 7)")
     add("--json", action="store_true", help="one JSON document on stdout instead of the table")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: all as promised; 1: an installation failed or breaks a limit; 2: the command line is wrong."""
+    """Exit code 0: all limits kept; 1: an installation failed or exceeds a limit; 2: wrong usage."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:

@@ -1,8 +1,8 @@
-"""``python -m yolopose.benchmarks.studies.training_speed``: how fast a training is, beside the forward and
-backward step inside it.
+"""Training speed compared with its bare forward and backward step: how much do data, losses and optimizer cost?
 
-Both take turns in one process, on the same data and settings: `bare` is network forward and backward on a batch that
-is there, without losses; `whole` is all that a training does, from waiting for the batch to the averaged weights.
+``python -m yolopose.benchmarks.studies.training_speed`` takes the flags of ``yolopose-train``. Both alternate in one
+process, on the same data and settings: `bare` is the network's forward and backward on a batch in memory, without
+losses; `whole` is the complete training step, from waiting for the batch to the averaged weights.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ import torch
 from yolopose.data.batch import Batch
 from yolopose.data.loader import Order
 from yolopose.model.pose_net import gmacs
-from yolopose.runtime.console import Console, run
+from yolopose.runtime.console import Console, run, usage_errors
+from yolopose.runtime.errors import UsageError
 from yolopose.training.command import train_parser
 from yolopose.training.processes import device_for, keep_memory, use_threads, workers_for
 from yolopose.training.run import fits_in_memory, new_net, open_session, preload, stream_of
 from yolopose.training.train_step import Engine
 
 ROUNDS, STEPS = 7, 12
-READY = 6  # batches that wait after a bare turn, at most: taken before the clock starts
+READY = 6  # at most so many batches are loaded during a bare turn: used up before the clock starts
 
 
 def measure(engine: Engine, stream: Iterator[Batch], console: Console) -> dict[str, Any]:
-    """Images a second of ``ROUNDS`` turns of ``STEPS`` steps each way, the first turn left out as warm-up."""
+    """Images per second, medians of ``ROUNDS`` turns of ``STEPS`` steps of each kind, after one turn of warm-up."""
     batch = next(stream)
     bare, whole, waiting = [], [], []
     for _ in console.progress(range(ROUNDS + 1), ROUNDS + 1, "turns"):
@@ -39,9 +40,9 @@ def measure(engine: Engine, stream: Iterator[Batch], console: Console) -> dict[s
             engine.train_step(next(stream))
         started, waited = time.perf_counter(), 0.0
         for _ in range(STEPS):
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             batch = next(stream)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested
             engine.train_step(batch)
         spent = time.perf_counter() - started
         whole.append(STEPS * len(batch.images) / spent)
@@ -71,17 +72,21 @@ def _bare_steps(engine: Engine, batch: Batch) -> float:
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.resume:
-        raise ValueError("speed is measured on a new run; leave --resume out")
-    use_threads(arguments.threads)
-    session = open_session(arguments, console)
+        raise UsageError("speed is measured on a new run; leave --resume out")
+    with usage_errors():
+        use_threads(arguments.threads)
+        session = open_session(arguments, console)
     settings = session.settings
     order = Order(len(session.source), settings.batch, settings.seed)
     needed = (ROUNDS + 1) * (READY + STEPS) + 1
     if settings.epochs * order.steps_per_epoch < needed:
-        raise ValueError(f"{needed} steps are measured; --epochs {settings.epochs} of this data has fewer: give more")
+        raise UsageError(
+            f"{needed} steps are needed, and --epochs {settings.epochs} of this data has fewer: give more --epochs"
+        )
     net = new_net(session, console)
     side = settings.augment.side
-    device = device_for(arguments.device)
+    with usage_errors():
+        device = device_for(arguments.device)
     keep_memory(device)
     engine = Engine(net, settings, order.steps_per_epoch, device)
     in_memory = fits_in_memory(session.source, settings)

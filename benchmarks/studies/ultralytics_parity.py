@@ -1,9 +1,9 @@
-"""``python -m yolopose.benchmarks.studies.ultralytics_parity``: Ultralytics' own people beside those of what we
-made of its
-files.
+"""Do artifacts exported from Ultralytics' files find the same people as Ultralytics?
 
-Needs the Python of an environment that has Ultralytics (AGPL-3.0, no part of this project); networks with random
-weights are built there, see ultralytics_results.py. Both sides see the same letterboxed frames.
+``python -m yolopose.benchmarks.studies.ultralytics_parity NAME... --ultralytics PYTHON --images DIR --output DIR``
+
+Needs the Python of an environment that has Ultralytics (AGPL-3.0, not part of this project). Networks with random
+weights are built there by ultralytics_results.py. Both sides get the same letterboxed frames.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def letterboxed_frames(images: Path, size: int, limit: int) -> np.ndarray:
 
 
 def people_of_rows(rows: np.ndarray, counts: np.ndarray) -> list[PoseResult]:
-    """Rows of x1 y1 x2 y2 score class and keypoints, ``counts`` of them a frame, in pixels of the frame."""
+    """One result per frame from rows of x1 y1 x2 y2 score class and keypoints in pixels, ``counts`` per frame."""
     found = []
     for part in np.split(rows.astype(np.float32), np.cumsum(counts)[:-1]):
         points = part[:, 6:].reshape(len(part), (part.shape[1] - 6) // 3, 3)
@@ -58,7 +58,7 @@ def people_of_rows(rows: np.ndarray, counts: np.ndarray) -> list[PoseResult]:
 
 
 def people_of_artifact(artifact: Path, frames: np.ndarray, batch: int) -> Iterator[PoseResult]:
-    """In pixels of the frames, which go in as they are."""
+    """In pixels of the frames, which are not letterboxed again."""
     with PoseEstimator(artifact, score_threshold=SCORE, iou_threshold=IOU, imgsz=frames.shape[1:3]) as estimate:
         for start in range(0, len(frames), batch):
             some = frames[start : start + batch]
@@ -77,9 +77,9 @@ def people_of_artifact(artifact: Path, frames: np.ndarray, batch: int) -> Iterat
 
 
 def compare(artifact: Path, frames: np.ndarray, expected: Sequence[PoseResult], batch: int) -> dict[str, Any]:
-    """People matched, missing, extra, at a threshold, and the largest deviation in pixels and score.
+    """Fields of ``export.verify.ParityReport``: people matched, missing, extra, and deviations in pixels and score.
 
-    ``unsettled``: frames left out, of which the artifact itself says that its rounds of suppression did not settle.
+    ``not_converged``: frames that are left out because the artifact flags that its NMS has not converged.
     """
     from yolopose.export.verify import compare_people
 
@@ -87,11 +87,11 @@ def compare(artifact: Path, frames: np.ndarray, expected: Sequence[PoseResult], 
     pairs = [(a, b) for a, b in zip(expected, found, strict=True) if not b.flags & NMS_NOT_CONVERGED]
     skeleton = read_contract(artifact).skeleton
     report = compare_people([a for a, _ in pairs], [b for _, b in pairs], skeleton, SCORE, iou_threshold=IOU)
-    return {"unsettled": len(found) - len(pairs), **asdict(report)}
+    return {"not_converged": len(found) - len(pairs), **asdict(report)}
 
 
 def run_ultralytics(arguments: argparse.Namespace, script: Path, words: Sequence[str]) -> str:
-    """What ``script`` prints in the environment that has Ultralytics. BackendError with its last words."""
+    """Stdout of ``script`` in the environment that has Ultralytics. Raises BackendError quoting its last line."""
     command = [arguments.ultralytics, str(script), *words]
     command += ["--shim", str(arguments.shim)] if arguments.shim else []
     environment = os.environ | {"YOLO_CONFIG_DIR": str(arguments.output.resolve()), "YOLO_AUTOINSTALL": "false"}
@@ -102,28 +102,29 @@ def run_ultralytics(arguments: argparse.Namespace, script: Path, words: Sequence
 
 
 def forward_deviation(checkpoint: Path, frame: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
-    """Largest differences of coordinates and of scores between our forward pass and Ultralytics' ``raw``, of a frame.
+    """Largest differences of coordinates (px) and of scores between the forward pass here and Ultralytics' ``raw``.
 
-    raw: (4 + 1 + 3K, N) of all anchors with boxes as centre and size, or (R, 6 + 3K), people by falling score.
+    raw: (4 + 1 + 3K, N), all anchors with boxes as center and size; or (R, 6 + 3K), people by descending score.
     """
     import yolopose
     from yolopose.deploy.reference import ReferenceEstimator
 
     net = yolopose.load(checkpoint)
     found, _ = ReferenceEstimator(net, shape_hw=frame.shape[:2]).predict(frame)
-    boxes, scores, xy, seen = (part[0].numpy().astype(np.float64) for part in found)
-    points = np.concatenate((xy, seen[..., None]), axis=2)
+    boxes, scores, xy, visible = (part[0].numpy().astype(np.float64) for part in found)
+    points = np.concatenate((xy, visible[..., None]), axis=2)
     if net.one_to_one:
-        same = [abs(boxes - row[:4]).max(axis=1).argmin() for row in raw]  # nearly equal scores may swap places
+        # Rows of nearly equal scores may be in another order.
+        same = [abs(boxes - row[:4]).max(axis=1).argmin() for row in raw]
         boxes, scores, points = boxes[same], scores[same], points[same]
-        wanted, others = raw[:, :4], raw[:, 4:5]
+        expected, expected_scores = raw[:, :4], raw[:, 4:5]
     else:
         raw = raw.T
         half = raw[:, 2:4] / 2
-        wanted, others = np.concatenate((raw[:, :2] - half, raw[:, :2] + half), axis=1), raw[:, 4:5]
-    theirs = raw[:, -3 * points.shape[1] :].reshape(points.shape)
-    px = max(abs(boxes - wanted).max(), abs(points - theirs)[..., :2].max())
-    return float(px), float(max(abs(scores - others).max(), abs(points - theirs)[..., 2].max()))
+        expected, expected_scores = np.concatenate((raw[:, :2] - half, raw[:, :2] + half), axis=1), raw[:, 4:5]
+    expected_points = raw[:, -3 * points.shape[1] :].reshape(points.shape)
+    px = max(abs(boxes - expected).max(), abs(points - expected_points)[..., :2].max())
+    return float(px), float(max(abs(scores - expected_scores).max(), abs(points - expected_points)[..., 2].max()))
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
@@ -141,42 +142,47 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
         expected = people_of_rows(stored["rows"], stored["counts"])
         for variant in VARIANTS:
             if "26" in name and variant in ("-dynamic.onnx", "-fixed.onnx"):
-                continue  # its other head finds other people
+                continue  # the head with NMS finds other people than the one without
             source = folder / f"{name}{variant}"
-            # Random weights find more candidates than trained ones, and a head without NMS gives 300 rows.
-            most = 300 if "26" in name else 100
-            nms = NmsInfo(candidates=2000, max_people=most, score_threshold=SCORE, iou_threshold=IOU)
+            # Random weights give more candidates than trained ones; a head without NMS gives 300 rows.
+            max_people = 300 if "26" in name else 100
+            nms = NmsInfo(candidates=2000, max_people=max_people, score_threshold=SCORE, iou_threshold=IOU)
             config = ExportConfig(str(source), output=folder / f"{source.name}-yolopose.onnx", nms=nms, limit=1)
             exported = export_artifact(config, console.say, lambda items, total, label: items)
-            taken = exported.contract.input.batch
-            for batch in (batch for batch in (1, 8) if batch in taken):
+            for batch in (batch for batch in (1, 8) if batch in exported.contract.input.batch):
                 table.append({"file": source.name, "batch": batch, **compare(exported.path, frames, expected, batch)})
     text = "\n".join(map(_line, table)) + "".join(
-        f"\n{name}.pt: forward pass {px:.2g} px and {score:.2g} of a score from Ultralytics'"
+        f"\n{name}.pt: forward pass differs from Ultralytics' by at most {px:.2g} px and {score:.2g} in score"
         for name, (px, score) in forwards.items()
     )
     console.result({"frames": list(frames.shape), "comparisons": table, "forwards": forwards}, text)
 
 
 def _line(row: dict[str, Any]) -> str:
-    counts = ", ".join(f"{row[name]} {name}" for name in ("missing", "extra", "borderline", "unsettled"))
+    counts = ", ".join(f"{row[name]} {name}" for name in ("missing", "extra", "borderline", "not_converged"))
     return (
         f"{row['file']} batch {row['batch']}: {row['matched']} of {row['people']} people, {counts}; "
         f"at most {row['max_px']:.3g} px"
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    made = parser(
-        "python -m yolopose.benchmarks.studies.ultralytics_parity", "Ultralytics' people beside our artifacts'."
-    )
-    made.add_argument("names", nargs="+", metavar="NAME", help="yolov8n-pose, yolo11n-pose, yolo26n-pose, ...")
+def add_ultralytics_options(made: argparse.ArgumentParser) -> None:
+    """Options that both comparisons with Ultralytics take."""
     made.add_argument("--ultralytics", required=True, metavar="PYTHON", help="Python of an environment that has it")
     made.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs")
-    made.add_argument("--imgsz", type=int, default=640, help="square size in pixels")
-    made.add_argument("--limit", type=int, default=125, help="photographs at most")
-    made.add_argument("--shim", type=Path, metavar="DIR", help="folder of torchvision_cpu_shim.py, where it is needed")
-    made.add_argument("--output", type=Path, required=True, metavar="DIR", help="where files and results go")
+    made.add_argument("--imgsz", type=int, default=640, metavar="PX", help="square input size")
+    made.add_argument("--limit", type=int, default=125, metavar="N", help="use at most N photographs")
+    made.add_argument("--shim", type=Path, metavar="DIR", help="folder of torchvision_cpu_shim.py, if needed")
+    made.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for files and results")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    made = parser(
+        "python -m yolopose.benchmarks.studies.ultralytics_parity",
+        "Compare the people of artifacts exported from Ultralytics' files with those of Ultralytics itself.",
+    )
+    made.add_argument("names", nargs="+", metavar="NAME", help="yolov8n-pose, yolo11n-pose, yolo26n-pose, ...")
+    add_ultralytics_options(made)
     return run(_main, made, argv)
 
 

@@ -1,15 +1,17 @@
-"""What Ultralytics' own predict makes of photographs, and how long it takes: run by the Python of an environment that
-has it, nothing of ours.
+"""People that Ultralytics' own predict finds in photographs, and its time. Needs nothing of yolopose: it is run by the
+Python of an environment that has Ultralytics.
 
     python ultralytics_predict.py export NETWORK.pt FOLDER --imgsz 640
     python ultralytics_predict.py people NETWORK.onnx FOLDER --imgsz 640
     python ultralytics_predict.py time NETWORK.onnx FOLDER --imgsz 640 --iterations 40
 
-FOLDER/photographs.txt names the images, one a line. ``export`` writes FOLDER/exported.onnx, fixed to one image of that
-size. ``people`` writes FOLDER/people.npz: ``frames`` (n, size, size, 3) uint8 BGR, as its letterbox makes them; rows of
-x1 y1 x2 y2 score class and keypoints in pixels of the frame, and in pixels of the image, clipped to it; how many each
-image has. ``time`` prints milliseconds of predict, array to people, and of the session that it runs, with ready
-tensors, in turn: {"whole": [...], "bare": [...]}. Ultralytics is AGPL-3.0 and no part of this project.
+FOLDER/photographs.txt lists the images, one per line. ``export`` writes FOLDER/exported.onnx, fixed to one image of
+that size. ``people`` writes FOLDER/people.npz: ``frames`` (n, size, size, 3) uint8 BGR from Ultralytics' letterbox;
+``frame``: rows of x1 y1 x2 y2 score class and keypoints in pixels of the frame; ``image``: the same in pixels of the
+image, clipped to it; ``counts``: people per image. ``time`` prints samples in ms of predict (array to people) and of
+the session inside it on ready tensors, in turn: {"whole": [...], "bare": [...]}.
+
+Ultralytics is AGPL-3.0 and not part of this project.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-SCORE, IOU, MOST = 0.25, 0.65, 100
+SCORE, IOU, MAX_PEOPLE = 0.25, 0.65, 100
 WARM_UP = 10
 
 
@@ -35,14 +37,14 @@ def photographs(folder: Path) -> list[np.ndarray]:
 
 
 def rows_of(boxes: Any, keypoints: Any, values: int) -> np.ndarray:
-    """(n, 6 + values) float32; without anybody there are no keypoints either."""
+    """(n, 6 + values) float32. Without people Ultralytics returns no keypoint array of the right shape."""
     found = np.asarray(boxes, np.float32).reshape(-1, 6)
     points = np.asarray(keypoints, np.float32) if len(found) else np.zeros(0, np.float32)
     return np.concatenate((found, points.reshape(len(found), values)), axis=1)
 
 
 def people(model: Any, options: dict[str, Any], folder: Path) -> None:
-    """Its predict, with a look at what goes into the network and what comes out of its NMS."""
+    """Saves what predict returns, the frames that enter the network and the rows that leave NMS."""
     nms = importlib.import_module("ultralytics.utils.nms")
     torch = importlib.import_module("torch")
     frames, in_frame, in_image = [], [], []
@@ -50,7 +52,7 @@ def people(model: Any, options: dict[str, Any], folder: Path) -> None:
         (result,) = model.predict(image, **options)
         pixels = model.predictor.preprocess([image])
         raw = model.predictor.inference(pixels)
-        (found,) = nms.non_max_suppression(raw, SCORE, IOU, nc=len(model.names), max_det=MOST)
+        (found,) = nms.non_max_suppression(raw, SCORE, IOU, nc=len(model.names), max_det=MAX_PEOPLE)
         values = found.shape[1] - 6
         in_frame.append(rows_of(found[:, :6], found[:, 6:], values))
         in_image.append(rows_of(result.boxes.data, result.keypoints.data, values))
@@ -81,25 +83,25 @@ def timed(model: Any, options: dict[str, Any], folder: Path, iterations: int) ->
     for i in range(WARM_UP + iterations):
         turns = [("whole", whole), ("bare", bare)]
         for kind, turn in turns if i % 2 else reversed(turns):
-            begun = time.perf_counter_ns()
+            started = time.perf_counter_ns()
             turn(i)
             if i >= WARM_UP:
-                samples[kind].append((time.perf_counter_ns() - begun) / 1e6)
+                samples[kind].append((time.perf_counter_ns() - started) / 1e6)
     return samples
 
 
 def _session(backend: Any) -> Any:
-    """The ONNX Runtime session somewhere in it."""
+    """The ONNX Runtime session, searched for in the attributes of ``backend``."""
     kind = importlib.import_module("onnxruntime").InferenceSession
-    waiting, seen = [backend], set()
-    while waiting:
-        value = waiting.pop()
+    pending, seen = [backend], set()
+    while pending:
+        value = pending.pop()
         if isinstance(value, kind):
             return value
         if id(value) not in seen and hasattr(value, "__dict__"):
             seen.add(id(value))
-            waiting.extend(vars(value).values())
-    raise SystemExit("no session of ONNX Runtime was found in what predict runs")
+            pending.extend(vars(value).values())
+    raise SystemExit("predict does not run an ONNX Runtime session")
 
 
 def main() -> int:
@@ -109,7 +111,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--imgsz", type=int, required=True)
     parser.add_argument("--iterations", type=int, default=40)
-    parser.add_argument("--shim", type=Path, help="folder of a module that makes torchvision load beside this torch")
+    parser.add_argument("--shim", type=Path, help="folder of a module that makes torchvision load with this torch")
     arguments = parser.parse_args()
     if arguments.shim is not None:
         sys.path.insert(0, str(arguments.shim))
@@ -118,12 +120,12 @@ def main() -> int:
     model = ultralytics.YOLO(arguments.network, task="pose")
     if arguments.task == "export":
         if getattr(model.model, "end2end", False) or "one2one_cv2" in model.model.model[-1]._modules:
-            raise SystemExit("a head that needs no NMS: ultralytics_parity compares those")
+            raise SystemExit("this head needs no NMS; ultralytics_parity compares such networks")
         made = model.export(format="onnx", imgsz=arguments.imgsz, opset=18, simplify=True, device="cpu")
         shutil.move(made, arguments.folder / "exported.onnx")
         return 0
     options = {
-        "imgsz": arguments.imgsz, "rect": False, "conf": SCORE, "iou": IOU, "max_det": MOST, "verbose": False,
+        "imgsz": arguments.imgsz, "rect": False, "conf": SCORE, "iou": IOU, "max_det": MAX_PEOPLE, "verbose": False,
         "device": "cpu",
     }  # fmt: skip
     if arguments.task == "people":

@@ -1,9 +1,9 @@
-"""Ultralytics on the same images: train a YOLOv8-pose network from scratch and judge it with our evaluation.
+"""Training a YOLOv8-pose network of Ultralytics on the same images, judged by yolopose's evaluation.
 
-`python -m yolopose.benchmarks.studies.ultralytics_training train ...` runs in an environment that has ultralytics
-(AGPL-3.0: never a
-dependency, nothing of it is copied) beside yolopose; `evaluate` scores any of its checkpoints; `speed` times epochs of
-a tenth of the data, without validation. docs/log.md has what came out, and the commands.
+``python -m yolopose.benchmarks.studies.ultralytics_training train|evaluate|speed ...`` runs in an environment that has
+both ultralytics and yolopose (Ultralytics is AGPL-3.0: never a dependency, and nothing of it is copied). ``train``
+trains from scratch and evaluates; ``evaluate`` scores any of its checkpoints; ``speed`` times epochs of a tenth of the
+data, without validation. docs/experiments.md has results and commands.
 """
 
 from __future__ import annotations
@@ -23,27 +23,31 @@ from yolopose.data.coco import CocoImage, CocoKeypoints, CocoPerson
 from yolopose.data.sources import Labels, open_labels
 from yolopose.evaluation import evaluate
 from yolopose.runtime import PoseResult, read_image
-from yolopose.runtime.console import Console, output_folder, parser, run
-from yolopose.runtime.errors import BackendUnavailable
+from yolopose.runtime.console import Console, output_folder, parser, run, usage_errors
+from yolopose.runtime.errors import BackendUnavailable, DataError, UsageError
 from yolopose.runtime.output import atomic_write
 
-SCORE, IOU, MOST_PEOPLE = 0.01, 0.65, 100  # as when our own training validates
-TIMED_EPOCHS, TIMED_SHARE = 3, 0.1  # after one that warms up; share of the pictures in each
+SCORE, IOU, MAX_PEOPLE = 0.01, 0.65, 100  # the values with which training in yolopose validates
+TIMED_EPOCHS, TIMED_SHARE = 3, 0.1  # after one warm-up epoch; share of the images in each
 
 
 def _parser() -> argparse.ArgumentParser:
     made = parser(
         "python -m yolopose.benchmarks.studies.ultralytics_training",
-        "Train and evaluate a YOLOv8-pose network of Ultralytics.",
+        "Train, evaluate or time a YOLOv8-pose network of Ultralytics.",
     )
     made.add_argument("task", choices=("train", "evaluate", "speed"))
     made.add_argument("--data", metavar="LABELS", help="training labels in COCO format (train, speed)")
     made.add_argument("--val", required=True, metavar="LABELS", help="labels to evaluate on")
     made.add_argument("--model", default="yolov8n-pose.yaml", help="a .yaml to train, a .pt to evaluate")
-    made.add_argument("--imgsz", type=int, default=256, help="square input, pixels")
+    made.add_argument("--imgsz", type=int, default=256, metavar="PX", help="square input size")
     made.add_argument("--minutes", type=float, default=60, help="wall-clock time of the training")
-    made.add_argument("--output", type=Path, default=Path("runs/peer"), metavar="DIR", help="data and run of the peer")
-    made.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of its training")
+    made.add_argument(
+        "--output", type=Path, default=Path("runs/ultralytics"), metavar="DIR", help="folder for data set and run"
+    )
+    made.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="more settings of Ultralytics' training"
+    )
     return made
 
 
@@ -51,21 +55,23 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     try:
         import ultralytics
     except ImportError as error:
-        raise BackendUnavailable(f"the peer is not installed ({error}): pip install ultralytics") from None
-    val = open_labels(arguments.val)
+        raise BackendUnavailable(f"ultralytics is not installed ({error}): pip install ultralytics") from None
+    with usage_errors():
+        val = open_labels(arguments.val)
     model = ultralytics.YOLO(arguments.model)
     document: dict[str, Any] = {"peer": f"ultralytics {ultralytics.__version__}", "model": arguments.model}
     seconds = None
     if arguments.task != "evaluate":
         if not arguments.data:
-            raise ValueError(f"{arguments.task} needs --data")
-        train = open_labels(arguments.data)
+            raise UsageError(f"{arguments.task} needs --data")
+        with usage_errors():
+            train = open_labels(arguments.data)
         settings: dict[str, Any] = {
             "data": str(write_yolo({"train": train, "val": val}, arguments.output / "data")),
             "imgsz": arguments.imgsz, "pretrained": False, "project": str(arguments.output.resolve()), "name": "run",
             "exist_ok": True,
         }  # fmt: skip
-        settings |= {name: _value(value) for name, value in (entry.split("=", 1) for entry in arguments.set)}
+        settings |= dict(_setting(entry) for entry in arguments.set)
     if arguments.task == "speed":
         document |= _speed(model, settings)
         console.result(document, f"{document['images_per_second']:.1f} images/s, {document['gmacs']:.3f} GMACs")
@@ -81,7 +87,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def _speed(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Images a second of the peer's own training loop, by epoch, the first left out as warm-up."""
+    """Images per second of Ultralytics' training loop: median over epochs, without the first."""
     from yolopose.model.pose_net import gmacs
 
     size = int(settings["imgsz"])
@@ -102,11 +108,11 @@ def _speed(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _people(model: Any, dataset: CocoKeypoints, size: int, console: Console) -> dict[int, PoseResult]:
-    """What the peer's own prediction finds on each image, in pixels of the image."""
+    """What Ultralytics' predict finds in each image, in pixels of the image, by image id."""
     results: dict[int, PoseResult] = {}
     for image in console.progress(dataset.images.values(), len(dataset.images), "predicting"):
         pixels = read_image(image.path)
-        found = model.predict(pixels, imgsz=size, rect=False, conf=SCORE, iou=IOU, max_det=MOST_PEOPLE, verbose=False)
+        found = model.predict(pixels, imgsz=size, rect=False, conf=SCORE, iou=IOU, max_det=MAX_PEOPLE, verbose=False)
         boxes, points = found[0].boxes, found[0].keypoints
         keypoints = points.data.cpu().numpy() if len(boxes) else np.zeros((0, dataset.num_keypoints, 3), np.float32)
         results[image.id] = PoseResult(
@@ -121,13 +127,16 @@ def _people(model: Any, dataset: CocoKeypoints, size: int, console: Console) -> 
 
 
 def write_yolo(splits: dict[str, Labels], folder: Path) -> Path:
-    """Images (as links) and labels in the YOLO-pose folder format; returns the path of its data.yaml."""
+    """Writes images (as links) and labels in the YOLO-pose folder format; returns the path of its data.yaml.
+
+    Raises UsageError when the folder holds a data set already, DataError for images of equal names.
+    """
     if (folder / "images").exists():
-        raise ValueError(f"{folder} holds another data set; give another --output")
+        raise UsageError(f"{folder} holds another data set; give another --output")
     for split, labels in splits.items():
         stems = [image.path.stem for image in labels.dataset.images.values()]
         if len(set(stems)) < len(stems):
-            raise ValueError(f"{labels.dataset.path}: pictures of equal names in several folders")
+            raise DataError(f"{labels.dataset.path}: images of equal names in several folders")
         classes = {category.id: index for index, category in enumerate(labels.dataset.categories)}
         for kind in ("images", "labels"):
             output_folder(folder / kind / split)
@@ -164,11 +173,15 @@ def _row(person: CocoPerson, image: CocoImage, label: int) -> str:
     return f"{label} {numbers}\n"
 
 
-def _value(text: str) -> Any:
+def _setting(entry: str) -> tuple[str, Any]:
+    """Name and value of NAME=VALUE; what is not JSON is a string."""
+    name, equals, value = entry.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes NAME=VALUE, got {entry!r}")
     try:
-        return json.loads(text)
+        return name, json.loads(value)
     except ValueError:
-        return text
+        return name, value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,8 +19,6 @@ import numpy as np
 from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 from .base import (
-    INPUT_NAMES,
-    OUTPUT_NAMES,
     Backend,
     Floats,
     Images,

@@ -1,4 +1,4 @@
-"""The tiny artifact of tests/runtime (it finds bright dots), pictures of dots, and a bare network to set beside it."""
+"""The tiny artifact of tests/runtime (it finds bright dots), images of dots with labels, and a bare network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures with 0, 1, 2, 3 and 1 dots, of different sizes."""
+    """Five images with 0, 1, 2, 3 and 1 dots, of different sizes."""
     folder = tmp_path_factory.mktemp("photographs")
     points = [(0, 20.0, 30.0), (1, 60.0, 20.0), (2, 90.0, 40.0)]
     for i, count in enumerate((0, 1, 2, 3, 1)):
@@ -33,7 +33,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def labels(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """COCO labels of the photographs: the artifact finds four of five people of its first class, none is wrong."""
+    """COCO labels of the photographs: the artifact finds four of the five people, and no person that is not labeled."""
     document: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
     document["categories"] = [{"id": i, "name": f"person {i}", "keypoints": list(COCO_17.names)} for i in (1, 2, 3)]
     for i, path in enumerate(sorted(photographs.iterdir())):
@@ -55,7 +55,7 @@ def _person(image_id: int, keypoints: list[float]) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def bare_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """float32 NCHW in, one convolution, float32 out; beside it how its input is made."""
+    """float32 NCHW in, one convolution, float32 out; the .json file describes how its input is made."""
     path = tmp_path_factory.mktemp("network") / "network.onnx"
     weights = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "weights")
     graph = helper.make_graph(

@@ -1,8 +1,9 @@
-"""A made-up report for the tests of notes and tables."""
+"""Reports with invented figures, for the tests of report.py and tables.py."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from yolopose.benchmarks.measure import Paired, latency
@@ -10,12 +11,13 @@ from yolopose.benchmarks.report import (
     ArtifactReport,
     BenchReport,
     CheckpointReport,
-    Found,
     Identity,
     NetworkBaseline,
+    PeopleCounts,
     Start,
+    not_worth_it,
+    summary_rows,
 )
-from yolopose.benchmarks.tables import not_worth_it, summary_rows
 from yolopose.runtime.machine import Machine
 
 MACHINE = Machine(
@@ -45,7 +47,9 @@ IDENTITY = Identity(
     iou=0.65,
     contract_verdict="passed",
 )
-FOUND = Found(0.25, 10, 20, 250, 0, 0, 0)
+FOUND = PeopleCounts(0.25, 10, 20, 250, 0, 0, 0)
+COUNTS = {"images": 10, "people": 12}
+AP = {"ap": 0.5, "ap50": 0.8, "ap75": 0.4, "ap_m": math.nan, "ap_l": 0.6, "ar": 0.7, "convention": "all"}
 
 
 def artifact_figures(name: str = "a.onnx", precision: str = "float32", **changes: Any) -> ArtifactReport:
@@ -116,3 +120,13 @@ def report_figures(*artifacts: ArtifactReport, **changes: Any) -> BenchReport:
     made = dataclasses.replace(made, **changes)
     summary = summary_rows(made.artifacts, made.checkpoints, made.reference)
     return dataclasses.replace(made, summary=summary, not_worth_it=tuple(not_worth_it(made.artifacts)))
+
+
+def full_report() -> BenchReport:
+    reference = checkpoint_figures("best.pt", ap={**AP, **COUNTS, "ap": 0.51})
+    return report_figures(
+        artifact_figures(ap={**AP, **COUNTS}, found_evaluation=dataclasses.replace(FOUND, score=0.001)),
+        artifact_figures("b|fp16.onnx", "float16", network=None, overhead=None, speed=1.5),
+        reference=reference,
+        notes=("the machine was busy",),
+    )

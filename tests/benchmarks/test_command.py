@@ -1,3 +1,5 @@
+"""The command yolopose-bench."""
+
 from __future__ import annotations
 
 import errno
@@ -18,7 +20,7 @@ from yolopose.benchmarks.settings import BenchSettings
 QUICK = ["--iterations", "4", "--warmup", "1", "--rounds", "1", "--threads", "1"]
 
 
-def test_prints_tables_and_writes_both_files(
+def test_prints_tables_and_writes_files(
     artifact: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main([str(artifact), "--images", str(photographs), *QUICK, "--output", str(tmp_path / "deep" / "out")])
@@ -59,7 +61,7 @@ def test_labels_add_average_precision(
     assert "COCO keypoint AP" in capsys.readouterr().out
 
 
-def test_one_file_on_two_backends_is_summed_up_first(
+def test_summary_of_one_file_on_two_backends(
     artifact: Path, photographs: Path, labels: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [str(artifact), f"{artifact}@onnxruntime"]
@@ -71,10 +73,10 @@ def test_one_file_on_two_backends_is_summed_up_first(
     assert first.split()[-1] == "-"
     assert second.split()[:3] == ["dots.onnx@onnxruntime", "onnxruntime", "float32"]
     assert second.endswith("0.00 [0.00, 0.00]")
-    assert "its difference to dots.onnx with the 95 % interval of a paired bootstrap over images" in legend
+    assert "AP difference to dots.onnx with the 95 % interval of a paired bootstrap over images" in legend
 
 
-def test_labels_of_another_skeleton_are_refused_before_measuring(
+def test_labels_of_another_skeleton_fail_before_measuring(
     artifact: Path, photographs: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = labels.read_text(encoding="utf-8").replace('"left_eye"', '"left ear"').replace('"left eye"', '"left ear"')
@@ -85,14 +87,14 @@ def test_labels_of_another_skeleton_are_refused_before_measuring(
     assert "measuring" not in printed.err
 
 
-def test_synthetic_scenes_are_said_aloud(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_scenes_are_noted(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(artifact), "--limit", "1", *QUICK]) == 0
     printed = capsys.readouterr()
     assert "synthetic scenes" in printed.err
     assert "note: synthetic scenes" in printed.out
 
 
-def test_flags_reach_the_settings() -> None:
+def test_flags_become_settings() -> None:
     sizes = ["--imgsz", "64", "96", "--batch", "2"]
     words = ["a.onnx", "b.onnx", *sizes, "--score", "0.3", "--evaluation-score", "0.01", "--device", "cpu"]
     assert settings_from(build_parser().parse_args(words)) == BenchSettings(
@@ -110,10 +112,10 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def bad_files(folder: Path, artifact: Path) -> None:
-    """Everything that the table below names, in ``folder``."""
+    """Makes the files that the table below names."""
     shutil.copy(artifact, folder / "good.onnx")
-    (folder / "pictures").mkdir()
-    shutil.copytree(artifact.parent, folder / "pictures" / "below")
+    (folder / "photos").mkdir()
+    shutil.copytree(artifact.parent, folder / "photos" / "below")
     (folder / "empty").mkdir()
     (folder / "damaged").mkdir()
     (folder / "damaged" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
@@ -134,7 +136,7 @@ def bad_files(folder: Path, artifact: Path) -> None:
         ("good.onnx --score nan", 2, "--score must lie in 0..1, got nan"),
         ("good.onnx --imgsz 1 2 3", 2, "--imgsz takes one number, or height and width"),
         ("good.onnx --data labels.json", 1, "labels.json: no such file"),
-        ("good.onnx --data d.yaml --images pictures", 2, "d.yaml names its own images"),
+        ("good.onnx --data d.yaml --images photos", 2, "d.yaml names its own images"),
         ("good.onnx --evaluation-images some", 2, "invalid choice: 'some'"),
         ("absent.pt", 1, "cannot read the checkpoint absent.pt"),
         ("good.onnx absent.pth", 1, "cannot read the checkpoint absent.pth"),
@@ -155,7 +157,7 @@ def bad_files(folder: Path, artifact: Path) -> None:
         ("good.onnx --limit 1 --device cuda:0", 1, "CUDAExecutionProvider"),
     ],
 )
-def test_bad_input_has_a_clear_message_and_code(
+def test_bad_input_has_a_message_and_exit_code(
     artifact: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -175,7 +177,7 @@ def test_bad_input_has_a_clear_message_and_code(
     assert message in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
-def test_an_unwritable_folder_is_found_out_before_measuring(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_folder_fails_before_measuring(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/proc/self").is_dir():
         pytest.skip("no folder here that even root cannot write to")
     assert main([str(artifact), "--output", "/proc/self"]) == 1
@@ -184,7 +186,7 @@ def test_an_unwritable_folder_is_found_out_before_measuring(artifact: Path, caps
     assert "measuring" not in printed.err
 
 
-def test_a_disk_that_fills_up_meanwhile_loses_no_figures_and_no_older_file(
+def test_full_disk_loses_no_figures_and_no_older_file(
     artifact: Path,
     photographs: Path,
     tmp_path: Path,
@@ -209,14 +211,14 @@ BLOCKER = """
 import importlib.abc, sys
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "onnx", "onnxscript"):
+        if name.split(".")[0] in ("torch", "onnx", "onnxscript", "tabulate"):
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Block())
 """
 
 
-def test_works_without_torch_and_onnx(artifact: Path, photographs: Path, tmp_path: Path) -> None:
-    # sitecustomize is run by the command and by every child that it starts
+def test_json_works_without_torch_onnx_and_tabulate(artifact: Path, photographs: Path, tmp_path: Path) -> None:
+    # Python imports sitecustomize in the command and in every child process
     (tmp_path / "sitecustomize.py").write_text(BLOCKER, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     blocked = subprocess.run([sys.executable, "-c", "import torch"], env=environment, capture_output=True, text=True)

@@ -16,21 +16,21 @@ from yolopose.runtime.images import evenly
 from yolopose.runtime.skeleton import COCO_17, LSP_14
 
 
-def test_photographs_without_labels(photographs: Path, tmp_path: Path) -> None:
+def test_photographs_without_labels(photographs: Path) -> None:
     images = open_image_set(None, photographs, None, 2)
     assert [path.name for path in images.paths] == ["0.png", "2.png"]
     assert images.labels is None
     assert images.description == f"{folder_of(photographs)}, without labels"
 
 
-def test_synthetic_scenes_are_drawn_and_said_so(tmp_path: Path) -> None:
+def test_synthetic_scenes(tmp_path: Path) -> None:
     images = open_image_set(None, None, None, 2, scenes_folder=tmp_path)
     assert len(images.paths) == 2
     assert all(path.is_file() for path in images.paths)
     assert images.description.startswith("synthetic scenes")
 
 
-def test_labels_bring_their_images(photographs: Path, labels: Path, tmp_path: Path) -> None:
+def test_labeled_images(photographs: Path, labels: Path) -> None:
     images = open_image_set(labels, photographs, COCO_17, 3)
     assert [path.name for path in images.paths] == ["0.png", "1.png", "3.png"]
     assert images.image_ids == (1, 2, 4)
@@ -39,7 +39,7 @@ def test_labels_bring_their_images(photographs: Path, labels: Path, tmp_path: Pa
         open_image_set(labels, photographs, LSP_14, None)
 
 
-def test_a_yolo_folder_serves_as_well(photographs: Path, tmp_path: Path) -> None:
+def test_yolo_pose_folder(photographs: Path, tmp_path: Path) -> None:
     pytest.importorskip("yaml")
     shutil.copytree(photographs, tmp_path / "images" / "test")
     (tmp_path / "labels" / "test").mkdir(parents=True)
@@ -54,7 +54,7 @@ def test_a_yolo_folder_serves_as_well(photographs: Path, tmp_path: Path) -> None
     assert images.description == "photographs of images/test, labeled by people.yaml (test)"
 
 
-def test_labels_without_images_are_refused(labels: Path, photographs: Path, tmp_path: Path) -> None:
+def test_labels_without_images_are_rejected(labels: Path, photographs: Path, tmp_path: Path) -> None:
     document = json.loads(labels.read_text(encoding="utf-8")) | {"images": [], "annotations": []}
     (tmp_path / "none.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.json: no images"):
@@ -66,13 +66,13 @@ def folder_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("folder", ["empty", "absent"])
-def test_no_images_is_an_error(tmp_path: Path, folder: str) -> None:
+def test_missing_or_empty_folder_is_an_error(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=folder):
         open_image_set(None, tmp_path / folder, None, None)
 
 
-def test_images_of_a_folder_are_taken_evenly(tmp_path: Path) -> None:
+def test_limit_takes_images_evenly(tmp_path: Path) -> None:
     for i in range(10):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((4, 4, 3), i, np.uint8))
     images = open_image_set(None, tmp_path, COCO_17, 4)
@@ -82,7 +82,7 @@ def test_images_of_a_folder_are_taken_evenly(tmp_path: Path) -> None:
     assert open_image_set(None, None, COCO_17, 3).description == "synthetic scenes, seed 0"
 
 
-def test_bad_images_and_labels(tmp_path: Path) -> None:
+def test_damaged_labels_and_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no images"):
         open_image_set(None, tmp_path, COCO_17, 4)
     (tmp_path / "labels.json").write_text("{")

@@ -1,3 +1,5 @@
+"""Stopwatch, turns and statistics."""
+
 from __future__ import annotations
 
 import itertools
@@ -24,7 +26,7 @@ samples = st.lists(st.floats(0.001, 1e6, allow_nan=False), min_size=1, max_size=
 
 
 class FakeClock:
-    """Time that passes only when told, in ms."""
+    """A clock that advances only through ``work``."""
 
     def __init__(self) -> None:
         self.now_ns = 0
@@ -36,10 +38,10 @@ class FakeClock:
         self.now_ns += round(ms * 1e6)
 
 
-def test_laps_split_the_time_since_the_start() -> None:
+def test_laps_split_the_time_since_start() -> None:
     clock = FakeClock()
     watch = Stopwatch(clock)
-    clock.work(50)  # before the start: belongs to nothing
+    clock.work(50)  # before the start: not counted
     watch.start()
     clock.work(2)
     watch.lap("pre")
@@ -48,7 +50,7 @@ def test_laps_split_the_time_since_the_start() -> None:
     assert watch.samples_ms == {"pre": [2.0], "infer": [30.0]}
 
 
-def test_every_sample_after_the_warm_up_stays_and_none_before() -> None:
+def test_only_warm_up_samples_are_dropped() -> None:
     clock = FakeClock()
     watch = Stopwatch(clock)
 
@@ -61,23 +63,23 @@ def test_every_sample_after_the_warm_up_stays_and_none_before() -> None:
     assert watch.samples_ms == {"run": [1.0, 2.0, 3.0, 4.0]}
 
 
-@pytest.mark.parametrize("contestants", [1, 2, 3])
-def test_everyone_begins_equally_often(contestants: int) -> None:
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_each_function_is_first_equally_often(count: int) -> None:
     order: list[tuple[int, int]] = []
 
-    def contestant(number: int) -> Callable[[int], None]:
+    def function(number: int) -> Callable[[int], None]:
         return lambda i: order.append((i, number))
 
-    take_turns([contestant(number) for number in range(contestants)], Stopwatch(), iterations=6, warmup=0)
-    assert len(order) == 6 * contestants
+    take_turns([function(number) for number in range(count)], Stopwatch(), iterations=6, warmup=0)
+    assert len(order) == 6 * count
     rounds = [[number for _, number in group] for _, group in itertools.groupby(order, key=lambda turn: turn[0])]
-    assert all(sorted(turns) == list(range(contestants)) for turns in rounds)
-    begins = [turns[0] for turns in rounds]
-    assert {begins.count(number) for number in range(contestants)} == {6 // contestants}
+    assert all(sorted(turns) == list(range(count)) for turns in rounds)
+    first = [turns[0] for turns in rounds]
+    assert {first.count(number) for number in range(count)} == {6 // count}
 
 
 @pytest.mark.parametrize(("iterations", "warmup"), [(0, 0), (1, -1)])
-def test_no_measurement_of_nothing(iterations: int, warmup: int) -> None:
+def test_take_turns_rejects_no_iterations(iterations: int, warmup: int) -> None:
     with pytest.raises(ValueError, match="iterations must be at least 1"):
         take_turns([lambda i: None], Stopwatch(), iterations, warmup)
 
@@ -91,13 +93,13 @@ def test_latency_of_one_to_a_hundred() -> None:
     assert latency([float(value) for value in range(100, 0, -1)]) == Latency(100, 50.5, 50, 90, 99, 1, 100)
 
 
-def test_no_statistics_of_nothing() -> None:
+def test_latency_rejects_no_samples() -> None:
     with pytest.raises(ValueError, match="no samples"):
         latency([])
 
 
 @given(samples)
-def test_percentiles_were_observed_and_rise(values: list[float]) -> None:
+def test_percentiles_are_observed_and_ordered(values: list[float]) -> None:
     figure = latency(values)
     assert {figure.p50_ms, figure.p90_ms, figure.p99_ms, figure.min_ms, figure.max_ms} <= set(values)
     assert figure.min_ms <= figure.p50_ms <= figure.p90_ms <= figure.p99_ms <= figure.max_ms
@@ -106,19 +108,19 @@ def test_percentiles_were_observed_and_rise(values: list[float]) -> None:
 
 
 @given(samples)
-def test_the_interval_holds_the_median(values: list[float]) -> None:
+def test_interval_contains_the_median(values: list[float]) -> None:
     ordered = sorted(values)
     low, high = median_interval(ordered)
     assert low <= statistics.median_low(ordered) <= statistics.median_high(ordered) <= high
 
 
-def test_the_interval_narrows_with_more_samples() -> None:
+def test_interval_narrows_with_more_samples() -> None:
     assert median_interval([float(value) for value in range(1, 101)]) == (40, 61)  # exact binomial: ranks 40 and 61
     assert median_interval([1.0, 2.0, 3.0]) == (1.0, 3.0)
 
 
-def test_pairs_are_compared_each_with_its_own_partner() -> None:
-    # a machine that slows down tenfold half-way: the medians of either side would say nothing
+def test_pairs_are_compared_one_by_one() -> None:
+    # the machine becomes ten times slower half-way: the two medians alone would be misleading
     bare = [10.0, 10.0, 100.0, 100.0, 100.0]
     over = [10.3, 10.3, 103.0, 103.0, 103.0]
     assert paired_excess(over, bare).median == pytest.approx(0.03)
@@ -126,13 +128,13 @@ def test_pairs_are_compared_each_with_its_own_partner() -> None:
     assert paired_excess(over, bare).n == 5
 
 
-def test_unpaired_samples_are_refused() -> None:
+def test_unpaired_samples_are_rejected() -> None:
     with pytest.raises(ValueError, match="zip"):
         paired_excess([1.0, 2.0], [1.0])
 
 
 @pytest.mark.parametrize(("batch", "ms", "expected"), [(1, 10, 100), (4, 20, 200), (7, 70, 100)])
-def test_throughput_counts_images_over_wall_clock(batch: int, ms: float, expected: float) -> None:
+def test_throughput_is_images_over_wall_clock_time(batch: int, ms: float, expected: float) -> None:
     clock = FakeClock()
     calls: list[int] = []
 

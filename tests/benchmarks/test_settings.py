@@ -1,3 +1,5 @@
+"""Settings and their limits."""
+
 from __future__ import annotations
 
 import math
@@ -15,11 +17,11 @@ FILES = (Path("a.onnx"),)
     ("changes", "message"),
     [
         ({"files": ()}, "no file was given"),
-        ({"data": Path("d.yaml"), "images": Path("val")}, "d.yaml names its own images"),
+        ({"data": "d.yaml", "images": Path("val")}, "d.yaml names its own images"),
         ({"evaluation_images": "some"}, "--evaluation-images must be one of"),
-        ({"files": (DEMO,), "reference": DEMO}, "--reference is what artifacts are compared with"),
+        ({"files": (DEMO,), "reference": DEMO}, "--reference needs an artifact to compare with"),
         ({"files": (DEMO,), "device": "cuda:0"}, "checkpoints run on the CPU"),
-        ({"files": (Path("best.pt@onnxruntime"),)}, "best.pt@onnxruntime names a backend, which is for artifacts"),
+        ({"files": (Path("best.pt@onnxruntime"),)}, "best.pt@onnxruntime: only artifacts can name a backend"),
         ({"threads": 0}, "--threads must be at least 1, got 0"),
         ({"batch": 0}, "--batch must be at least 1"),
         ({"limit": 0}, "--limit must be at least 1"),
@@ -33,7 +35,7 @@ FILES = (Path("a.onnx"),)
         ({"iterations": 2, "rounds": 3}, r"--iterations \(2\) must be at least --rounds \(3\)"),
     ],
 )
-def test_wrong_settings_name_the_flag(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_name_the_flag(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BenchSettings(**({"files": FILES} | changes))
 
@@ -44,21 +46,21 @@ def test_rounds_share_the_iterations(iterations: int, rounds: int, shares: list[
     assert [settings.iterations_of_round(i) for i in range(rounds)] == shares
 
 
-def test_checkpoints_are_known_by_their_names() -> None:
+def test_checkpoints_are_recognized_by_name() -> None:
     names = ("best.pt", "a.onnx", "demo", "B.PTH", "a.engine", "demo/demo.onnx", "weights/demo")
     settings = BenchSettings(tuple(map(Path, names)))
     assert settings.checkpoints == tuple(map(Path, ("best.pt", "demo", "B.PTH")))
     assert settings.artifacts == tuple(map(Path, ("a.onnx", "a.engine", "demo/demo.onnx", "weights/demo")))
 
 
-def test_a_file_may_name_its_backend(tmp_path: Path) -> None:
+def test_file_may_name_its_backend(tmp_path: Path) -> None:
     for given, file, backend in (
         ("a.onnx", "a.onnx", None),
         ("a.onnx@onnxruntime", "a.onnx", "onnxruntime"),
         ("a.onnx@auto", "a.onnx", "auto"),
         ("b@home.onnx", "b@home.onnx", None),
         ("b@home.onnx@onnxruntime", "b@home.onnx", "onnxruntime"),
-        ("real.onnx@onnxruntime", "real.onnx@onnxruntime", None),  # there is a file of this name
+        ("real.onnx@onnxruntime", "real.onnx@onnxruntime", None),  # a file has this name
         ("@onnxruntime", "@onnxruntime", None),
         ("absent.onnx@nonsense", "absent.onnx@nonsense", None),
     ):
@@ -66,6 +68,6 @@ def test_a_file_may_name_its_backend(tmp_path: Path) -> None:
         assert split_backend(tmp_path / given) == (tmp_path / file, backend)
     (tmp_path / "a.onnx").touch()
     with pytest.raises(
-        ValueError, match=r"a\.onnx@nonsense: no such file, and 'nonsense' is no backend; they are auto"
+        ValueError, match=r"a\.onnx@nonsense: no such file, and 'nonsense' is not a backend; backends: auto"
     ):
         split_backend(tmp_path / "a.onnx@nonsense")

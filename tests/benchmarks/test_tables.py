@@ -1,31 +1,22 @@
+"""Tables as text and markdown."""
+
 from __future__ import annotations
 
+import builtins
 import dataclasses
-import json
-import math
+from typing import Any
 
 import pytest
 
-from yolopose.benchmarks.report import BenchReport, to_json_values
-from yolopose.benchmarks.tables import Table, markdown, tables, text
+from yolopose.benchmarks.measure import latency
+from yolopose.benchmarks.report import APChange
+from yolopose.benchmarks.tables import Table, markdown, require_tabulate, summary_table, tables, text
+from yolopose.runtime.errors import BackendUnavailable
 
-from .figures import FOUND, artifact_figures, checkpoint_figures, report_figures
-
-COUNTS = {"images": 10, "people": 12}
-AP = {"ap": 0.5, "ap50": 0.8, "ap75": 0.4, "ap_m": math.nan, "ap_l": 0.6, "ar": 0.7, "convention": "all"}
-
-
-def full_report() -> BenchReport:
-    reference = checkpoint_figures("best.pt", ap={**AP, **COUNTS, "ap": 0.51})
-    return report_figures(
-        artifact_figures(ap={**AP, **COUNTS}, found_evaluation=dataclasses.replace(FOUND, score=0.001)),
-        artifact_figures("b|fp16.onnx", "float16", network=None, overhead=None, speed=1.5),
-        reference=reference,
-        notes=("the machine was busy",),
-    )
+from .figures import AP, COUNTS, FOUND, artifact_figures, checkpoint_figures, full_report, report_figures
 
 
-def test_columns_line_up() -> None:
+def test_text_columns_are_aligned() -> None:
     table = Table("Title", ("name", "ms"), (("a", "1.00"), ("longer", "10.00")), "how")
     assert table.text().splitlines() == [
         "Title",
@@ -38,15 +29,17 @@ def test_columns_line_up() -> None:
 
 
 def test_markdown_escapes_bars() -> None:
-    assert Table("T", ("a", "b"), (("x|y", "1"),)).markdown() == "## T\n\n| a | b |\n| :-- | --: |\n| x\\|y | 1 |"
+    assert (
+        Table("T", ("a", "b"), (("x|y", "1"),)).markdown() == "## T\n\n| a    |   b |\n|:-----|----:|\n| x\\|y |   1 |"
+    )
 
 
-def test_a_row_must_fit_its_header() -> None:
+def test_row_must_fit_its_header() -> None:
     with pytest.raises(ValueError, match="a row of 1 cells under 2 headings"):
         Table("T", ("a", "b"), (("x",),))
 
 
-def test_tables_appear_where_there_is_something_to_show() -> None:
+def test_tables_without_figures_are_left_out() -> None:
     titles = [table.title for table in tables(report_figures(artifact_figures(parity=None)))]
     assert titles[:3] == ["Summary", "Latency of one image, ms", "Baselines, ms"]
     assert titles[3:] == ["Throughput, start and size", "People found"]
@@ -54,7 +47,7 @@ def test_tables_appear_where_there_is_something_to_show() -> None:
     assert titles[-2:] == ["Parity with the PyTorch reference", "COCO keypoint AP"]
 
 
-def test_checkpoints_alone_have_the_tables_that_apply_to_them() -> None:
+def test_tables_of_checkpoints_only() -> None:
     found = dataclasses.replace(FOUND, score=0.001)
     report = report_figures(
         checkpoints=(checkpoint_figures("best.pt", ap={**AP, **COUNTS}, found_evaluation=found),),
@@ -65,7 +58,7 @@ def test_checkpoints_alone_have_the_tables_that_apply_to_them() -> None:
     assert list(made) == ["Summary", "Latency of one image, ms", "People found", "COCO keypoint AP"]
     assert made["COCO keypoint AP"].header[1:7] == ("AP", "AP50", "AP75", "AP-M", "AP-L", "AR")
     assert made["COCO keypoint AP"].rows == (("best.pt (PyTorch)", "0.5", "0.8", "0.4", "-", "0.6", "0.7", "10", "12"),)
-    assert "images with people alone (convention: with-people)" in made["COCO keypoint AP"].legend
+    assert "images with people only (convention: with-people)" in made["COCO keypoint AP"].legend
     assert [row[:5] for row in made["People found"].rows] == [
         ("best.pt (PyTorch)", "float32", "256x256", "0.25", "10"),
         ("best.pt (PyTorch)", "float32", "256x256", "0.001", "10"),
@@ -73,7 +66,7 @@ def test_checkpoints_alone_have_the_tables_that_apply_to_them() -> None:
 
 
 @pytest.mark.parametrize("render", [text, markdown])
-def test_everything_a_number_needs_is_printed(render: object) -> None:
+def test_figures_and_their_conditions_are_printed(render: object) -> None:
     page = render(full_report())  # type: ignore[operator]
     for part in (
         *("a.onnx", "fp16.onnx", "best.pt (reference)", "1.50x", "0.33x", "3.10 % [2.90, 3.30]", "1.80 % [1.60, 2.00]"),
@@ -92,13 +85,52 @@ def test_everything_a_number_needs_is_printed(render: object) -> None:
     assert "nan" not in page
 
 
-def test_json_has_every_field_and_no_nan() -> None:
-    report = full_report()
-    document = to_json_values(report)
-    again = json.loads(json.dumps(document, allow_nan=False))
-    assert again["schema"] == "1.2"
-    assert list(again) == [field.name for field in dataclasses.fields(report)]
-    assert next(iter(again)) == "summary"
-    assert again["summary"][1]["precision"] == "float16"
-    assert again["artifacts"][0]["ap"]["ap_m"] is None
-    assert len(again["artifacts"][0]["samples_ms"]["total"]) == 120
+def test_summary_has_one_row_per_file() -> None:
+    change = APChange("best.pt", -0.0015, (-0.0041, 0.0009), 1000, "7.jpg")
+    figure = latency([10.0])
+    by_stage = {stage: figure for stage in ("pre", "infer", "post", "total")}
+    full = artifact_figures("a.onnx", "float32", latency=by_stage, ap={"ap": 0.25, "ap50": 0.6})
+    half = dataclasses.replace(full, identity=dataclasses.replace(full.identity, name="b.onnx", precision="float16"))
+    half = dataclasses.replace(half, ap={"ap": 0.2410, "ap50": 0.6}, parity={"mean_oks": 0.998})
+    half = dataclasses.replace(half, ap_change=change, found_evaluation=FOUND)
+    reference = checkpoint_figures("best.pt", ap={"ap": 0.2425, "ap50": 0.61})
+    report = report_figures(full, half, reference=reference)
+    table = summary_table(report)
+    assert table.header == (
+        *("file", "backend", "precision", "file MiB", "p50 ms"),
+        *("speed", "AP", "AP50", "AP difference", "OKS"),
+    )
+    assert table.rows == (
+        ("a.onnx", "onnxruntime", "float32", "3.00", "10.00", "1.00x", "25.00", "60.00", "-", "-"),
+        (
+            *("b.onnx", "onnxruntime", "float16", "3.00", "10.00", "1.00x", "24.10", "60.00"),
+            *("-0.15 [-0.41, 0.09]", "0.998"),
+        ),
+        ("best.pt (reference)", "PyTorch", "float32", "-", "30.00", "0.33x", "24.25", "61.00", "-", "-"),
+    )
+    assert "AP difference to best.pt" in table.legend
+    (sentence,) = report.not_worth_it
+    printed = text(report)
+    assert printed.startswith("Summary\n")
+    assert printed.index(sentence) < printed.index("Latency of one image, ms")
+    page = markdown(report)
+    assert page.index("## Summary") < page.index(f"- {sentence}") < page.index("## Latency of one image, ms")
+
+
+def test_summary_leaves_out_empty_columns() -> None:
+    table = summary_table(report_figures(artifact_figures(parity=None)))
+    assert table.header == ("file", "backend", "precision", "file MiB", "p50 ms", "speed")
+    assert table.legend == "p50 of the public call; speed: p50 of the first file divided by p50 of this file"
+
+
+def test_missing_tabulate_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_tabulate(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "tabulate":
+            raise ModuleNotFoundError("No module named 'tabulate'")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without_tabulate)
+    with pytest.raises(BackendUnavailable, match=r"pip install 'yolopose\[bench\]', or give --json without --output"):
+        require_tabulate()

@@ -74,7 +74,7 @@ def int8(model: onnx.ModelProto) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
     samples = collect_samples(model, tensors_to_sample(body, "tensorrt"), images, rows=rows)
-    return quantize(model, make_plan(body, samples, "tensorrt", lambda names: names))
+    return quantize(model, make_plan(body, samples, "tensorrt", lambda items, total, label: items))
 
 
 class Typed:

@@ -37,7 +37,7 @@ def test_people_are_those_of_ultralytics(name: str, batches: tuple[int, ...], fa
     for batch in batches:
         found = compare(artifact, frames(), people_of(name), batch)
         assert found["people"] >= 20
-        assert found["unsettled"] == 0
+        assert found["not_converged"] == 0
         assert found["matched"] + found["borderline"] == found["people"]
         assert (found["missing"], found["extra"]) == (0, 0)
         assert found["max_px"] <= 0.05
@@ -60,7 +60,7 @@ def test_checkpoints_give_the_people_of_ultralytics(name: str, tmp_path: Path) -
     for batch in (1, 4):
         found = compare(artifact, frames(), people_of(name), batch)
         assert found["people"] >= 20
-        assert (found["unsettled"], found["missing"], found["extra"]) == (0, 0, 0)
+        assert (found["not_converged"], found["missing"], found["extra"]) == (0, 0, 0)
         assert found["matched"] + found["borderline"] == found["people"]
         assert found["max_px"] <= 1e-3
         assert found["max_score_deviation"] <= 1e-5

@@ -1,4 +1,4 @@
-"""The pure parts of `make bench-install`, and that it runs before anything is installed."""
+"""The parts of `make bench-install` that need no installation, and that it runs before anything is installed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _script(path: Path, text: str) -> Path:
 
 
 def _distribution(site_packages: Path, name: str, **files: int) -> None:
-    """An installed package: its files of so many bytes, and the record of them."""
+    """An installed package: files of the given sizes, and their record."""
     info = site_packages / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (site_packages / name).mkdir()
@@ -46,8 +46,8 @@ def _distribution(site_packages: Path, name: str, **files: int) -> None:
     (info / "RECORD").write_text("\n".join(recorded), encoding="utf-8")
 
 
-def test_runs_without_any_installed_package() -> None:
-    command = [sys.executable, "-I", "-S", str(ROOT / "benchmarks" / "install.py"), "--help"]
+def test_runs_without_installed_packages() -> None:
+    command = [sys.executable, "-I", "-S", str(ROOT / "benchmarks" / "studies" / "install.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "--artifact" in done.stdout
 
@@ -56,8 +56,8 @@ def test_sources_of_the_wheel_exist() -> None:
     assert all((ROOT / name).exists() for name in install.SOURCES)
 
 
-def test_the_first_interpreter_that_works_is_taken(tmp_path: Path) -> None:
-    """A shim whose version is off stands before the real one; another Python of the version comes too late."""
+def test_first_working_interpreter_is_taken(tmp_path: Path) -> None:
+    """A shim that fails comes before the real interpreter; a third one of the same version is ignored."""
     other = next(minor for minor in install.MINORS if minor != sys.version_info.minor)
     _script(tmp_path / "shims" / f"python3.{other}", "echo 'command not found' >&2; exit 127")
     works = _script(tmp_path / "bin" / f"python3.{other}", f"echo 3.{other}.9")
@@ -66,16 +66,16 @@ def test_the_first_interpreter_that_works_is_taken(tmp_path: Path) -> None:
     found = install.find_interpreters([str(tmp_path / name) for name in ("shims", "bin", "late")], said.append)
     assert Interpreter(str(works), f"3.{other}.9") in found
     assert [each.path for each in found if each.minor != f"3.{other}"] == [sys.executable]
-    assert "ended with 127: command not found" in said[0]
+    assert "failed with exit code 127: command not found" in said[0]
     assert len(said) == 1 + len(install.MINORS) - len(found)
 
 
-def test_probe_names_what_does_not_run(tmp_path: Path) -> None:
+def test_probe_names_a_missing_interpreter(tmp_path: Path) -> None:
     with pytest.raises(StepFailed, match="absent"):
         install.probe(str(tmp_path / "absent"))
 
 
-def test_sizes_leave_out_the_installers_and_files_outside(tmp_path: Path) -> None:
+def test_sizes_exclude_installers_and_files_outside(tmp_path: Path) -> None:
     site_packages = tmp_path / "lib" / "site-packages"
     _distribution(site_packages, "large", a=5000, b=700)
     _distribution(site_packages, "small", a=30)
@@ -105,7 +105,7 @@ def test_faults_are_named(changes: dict[str, object], fault: str) -> None:
     assert fault in found
 
 
-def test_table_has_a_column_for_each_python_and_one_line_for_small_packages() -> None:
+def test_table_has_one_column_per_python_and_one_line_for_small_packages() -> None:
     older = _installation(python="3.10.13", packages={"sympy": Package("1.14", 29_000_000)}, forbidden=("onnx",))
     lines = install.table([older, _installation(artifact="0 people, onnxruntime 1.31.1")]).splitlines()
     cells = {line[:45].strip(): line[45:].split() for line in lines}
@@ -127,14 +127,14 @@ def test_table_has_a_column_for_each_python_and_one_line_for_small_packages() ->
         (["--python", "absent/python3"], "absent/python3"),
     ],
 )
-def test_mistakes_on_the_command_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         install.main(words)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_an_installation_that_fails_is_a_fault_and_the_others_go_on(
+def test_failed_installation_is_a_fault_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def measure(interpreter: Interpreter, *_: object) -> Installation:

@@ -1,4 +1,4 @@
-"""The measurement of training speed: what it reports, and that it asks for enough steps."""
+"""The study of training speed: its report, and the number of steps that it needs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def _run(labels: Path, *more: str) -> int:
     return speed.main([*given, *more])
 
 
-def test_figures_of_both_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_bare_and_whole_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(save_scenes(tmp_path), "--epochs", "10") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["images_per_second"] > 0
     assert document["bare_images_per_second"] > 0
     low, high = document["share_of_bare_range"]
     assert low <= document["share_of_bare"] <= high
-    assert 0 < document["waiting"] < 1  # without workers every batch is waited for
+    assert 0 < document["waiting"] < 1  # without workers, training waits for every batch
     assert document["gmacs"] > 0
 
 
-def test_too_few_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_too_few_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(save_scenes(tmp_path), "--epochs", "2") == 2
-    assert "13 steps are measured" in capsys.readouterr().err
+    assert "13 steps are needed, and --epochs 2 of this data has fewer" in capsys.readouterr().err

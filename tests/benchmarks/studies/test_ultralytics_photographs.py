@@ -1,4 +1,4 @@
-"""The comparison with Ultralytics' predict, with a stand-in for its environment: what is compared, and what is told."""
+"""The comparison with Ultralytics' predict; a script stands in for the environment that has Ultralytics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from yolopose.benchmarks.studies.ultralytics_photographs import clipped, compare
 from yolopose.runtime import PoseResult
 from yolopose.runtime.letterbox import letterbox
 
-from ..ultralytics_files import frames, unpacked
+from ...ultralytics_files import frames, unpacked
 
 STAND_IN = """
 import json, shutil, sys
 from pathlib import Path
 import cv2
 import numpy as np
-from yolopose.benchmarks.ultralytics_parity import people_of_artifact
+from yolopose.benchmarks.studies.ultralytics_parity import people_of_artifact
 from yolopose.runtime.letterbox import letterbox
 _, _, task, network, folder, *_ = sys.argv
 folder = Path(folder)
@@ -52,7 +52,7 @@ if task == "time":
 """
 
 
-def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, output = tmp_path / "images", tmp_path / "output"
     images.mkdir()
     output.mkdir()
@@ -84,7 +84,7 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Ultralytics failed: torch is broken" in capsys.readouterr().err
 
 
-def someone(keypoints: np.ndarray) -> PoseResult:
+def people_at(keypoints: np.ndarray) -> PoseResult:
     count = len(keypoints)
     boxes = np.tile(np.float32([-3, 2, 50, 70]), (count, 1))
     return PoseResult(
@@ -93,7 +93,7 @@ def someone(keypoints: np.ndarray) -> PoseResult:
     )  # fmt: skip
 
 
-def test_what_is_told_apart(tmp_path: Path) -> None:
+def test_differences_are_measured(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 250, (60, 40, 3), dtype=np.uint8)
     file = tmp_path / "a.png"
     cv2.imwrite(str(file), image)
@@ -103,9 +103,9 @@ def test_what_is_told_apart(tmp_path: Path) -> None:
     assert compare_letterboxes([file], brighter[None])["largest_step"] == 1
     brighter[40, 40, 0] += 1
     assert compare_letterboxes([file], brighter[None])["images_beyond_one_step"] == 1
-    framed = someone(np.float32([[[30, 30], [60, 80]]]))
-    back = clipped(someone(placement.to_image(framed.keypoints)), image)
+    framed = people_at(np.float32([[[30, 30], [60, 80]]]))
+    back = clipped(people_at(placement.to_image(framed.keypoints)), image)
     assert back.boxes.tolist() == [[0, 2, 40, 60]]
     assert compare_ways_back([file], 96, [framed], [back]) == 0
-    moved = someone(back.keypoints + np.float32(0.25))
+    moved = people_at(back.keypoints + np.float32(0.25))
     assert compare_ways_back([file], 96, [framed], [moved]) == 0.25
