@@ -3,7 +3,7 @@
 `python -m yolopose.benchmarks.studies.ultralytics_training train ...` runs in an environment that has ultralytics
 (AGPL-3.0: never a
 dependency, nothing of it is copied) beside yolopose; `evaluate` scores any of its checkpoints; `speed` times epochs of
-a tenth of the data, without validation. docs/log.md has what came out, and the commands.
+a tenth of the data, without validation. docs/experiments.md has what came out, and the commands.
 """
 
 from __future__ import annotations
