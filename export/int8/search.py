@@ -4,8 +4,8 @@ In which order layers are kept: first those that give back most accuracy for the
 
 A layer alone in the middle of integers costs two conversions; beside the image, the prediction convolutions or layers
 that are kept already it costs hardly any. On ONNX Runtime fifteen scattered layers cost half of the gain of int8, the
-first sixteen of the same network together a twentieth (docs/experiments.md). Time is modelled, not measured, so that the same
-inputs give the same file.
+first sixteen of the same network together a twentieth (docs/experiments.md). Time is modelled, not measured, so that
+the same inputs give the same file.
 
 Which layers stay float32: ranked by what each does to poses on its own, as few as an accuracy budget allows.
 """
