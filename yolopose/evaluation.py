@@ -86,7 +86,7 @@ def evaluate(
             run.summarize()
         stats = run.stats[:6]
     ap, ap50, ap75, ap_m, ap_l, ar = (None if value < 0 else float(value) for value in stats)
-    people = sum(person.is_labelled for image_id in chosen for person in dataset.people[image_id])
+    people = sum(person.is_labeled for image_id in chosen for person in dataset.people[image_id])
     return KeypointAP(ap, ap50, ap75, ap_m, ap_l, ar, len(chosen), people, images)
 
 

@@ -6,7 +6,7 @@
 Time is modeled, not measured, so that equal inputs give equal files. A single float32 layer among integer layers costs
 two conversions; next to the image, the prediction convolutions or other float32 layers it costs almost none. On ONNX
 Runtime, fifteen scattered float32 layers cost half of the speed-up of int8, and the first sixteen layers of the same
-network a twentieth (docs/log.md).
+network a twentieth (docs/experiments.md).
 """
 
 from __future__ import annotations

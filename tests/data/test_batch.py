@@ -1,4 +1,4 @@
-"""Samples as tensors: padding, masks, and what unlabelled keypoints hold."""
+"""People and batches as tensors: padding, masks, unlabeled keypoints."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 from yolopose.data.sample import Sample
 
-from .pictures import Pictures, collate, sample_of
+from .images import NoiseImages, collate, sample_of
 
 
 def same_size(*people: int) -> list[Sample]:
-    source = Pictures(40, crowd=0.5)
+    source = NoiseImages(40, crowd=0.5)
     found = []
     for count in people:
         sample = next(sample for sample in (source[i] for i in range(40)) if len(sample) == count)
@@ -43,7 +43,7 @@ def test_rows_are_people_or_padding() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 17])
-def test_nobody(k: int) -> None:
+def test_images_without_people(k: int) -> None:
     empty = sample_of(np.zeros((4, 4, 3), np.uint8), [], np.zeros((0, k, 3)))
     _, people = collate([empty, empty])
     assert [tuple(part.shape) for part in people] == [
@@ -51,21 +51,21 @@ def test_nobody(k: int) -> None:
     ]  # fmt: skip
 
 
-def test_unlabelled_keypoints_are_zero_whatever_they_held() -> None:
+def test_unlabeled_keypoints_become_zero() -> None:
     keypoints = np.array([[[1, 2, 2], [np.nan, np.inf, 0], [7, 7, 0], [3, 4, 1]]])
     _, people = collate([sample_of(np.zeros((4, 4, 3), np.uint8), [[0, 0, 4, 4]], keypoints)])
     assert people.keypoints.tolist() == [[[[1, 2], [0, 0], [0, 0], [3, 4]]]]
     assert people.visible.tolist() == [[[True, False, False, True]]]
 
 
-def test_the_batch_is_a_copy() -> None:
-    sample = Pictures(4)[3]
+def test_batches_are_copies() -> None:
+    sample = NoiseImages(4)[3]
     images, people = collate([sample])
     images += 1
     people.boxes.add_(1)
-    np.testing.assert_array_equal(sample.image, Pictures(4)[3].image)
+    np.testing.assert_array_equal(sample.image, NoiseImages(4)[3].image)
 
 
 def test_to_device() -> None:
-    _, people = collate([Pictures(4)[3]])
+    _, people = collate([NoiseImages(4)[3]])
     assert all(a.dtype == b.dtype and a.shape == b.shape for a, b in zip(people, people.to("meta"), strict=True))

@@ -1,4 +1,4 @@
-"""Labels in COCO format are read whole or refused by name."""
+"""The reader of COCO keypoint labels."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_reads_people_crowds_and_images_without_people(tmp_path: Path) -> None:
     assert dataset.images[7].path == tmp_path / "b.jpg"
     assert dataset.people[7] == ()
     assert dataset.ids_with_people == (3,)
-    person, unlabelled, crowd = dataset.people[3]
+    person, unlabeled, crowd = dataset.people[3]
     assert person.bbox_xyxy == (1, 2, 11, 7)
     np.testing.assert_array_equal(person.keypoints, [[1, 2, 2], [5, 6, 1]])
-    assert [entry.is_labelled for entry in (person, unlabelled, crowd)] == [True, False, False]
+    assert [entry.is_labeled for entry in (person, unlabeled, crowd)] == [True, False, False]
     assert crowd.is_crowd
     assert (dataset.num_keypoints, dataset.keypoint_names) == (2, ("a", "b"))
 
@@ -85,7 +85,7 @@ def test_box_only_people_and_other_categories(tmp_path: Path) -> None:
     assert dataset.people[7] == ()
 
 
-def test_categories_that_do_not_name_keypoints(tmp_path: Path) -> None:
+def test_categories_without_keypoint_names(tmp_path: Path) -> None:
     labels = document()
     del labels["categories"][0]["keypoints"]
     dataset = read_coco(written(tmp_path, labels), tmp_path, PAIR)
@@ -119,9 +119,9 @@ def _no_keypoints(labels: dict[str, Any]) -> None:
         (lambda d: d["annotations"][0].update(area=float("nan")), "area must be"),
         (lambda d: d["annotations"][0].pop("area"), "no 'area'"),
         (lambda d: d["annotations"][1].update(id=1), r"annotations\[1\].*id 1 is used twice"),
-        (lambda d: d["annotations"][1].update(image_id=99), "image_id 99 is no image"),
+        (lambda d: d["annotations"][1].update(image_id=99), "image_id 99 is not an image of the file"),
         (lambda d: d["images"][1].update(id=7), r"images\[1\].*id 7 is used twice"),
-        (lambda d: d["images"][1].update(id="three"), "id must be a whole number, got 'three'"),
+        (lambda d: d["images"][1].update(id="three"), "id must be an integer, got 'three'"),
         (lambda d: d["images"][1].update(width=0), r"images\[1\].*size 0 x 40"),
         (lambda d: d["images"][1].pop("file_name"), "no 'file_name'"),
         (lambda d: d["images"][1].update(file_name="gone.jpg"), "1 of 2 images are missing: .*gone.jpg"),
@@ -129,7 +129,7 @@ def _no_keypoints(labels: dict[str, Any]) -> None:
         (lambda d: d["categories"].append(copy.copy(d["categories"][0])), "categories: an id is used twice"),
     ],
 )
-def test_damaged_labels_are_named(tmp_path: Path, damage: Callable[[dict[str, Any]], object], message: str) -> None:
+def test_rejects_damaged_labels(tmp_path: Path, damage: Callable[[dict[str, Any]], object], message: str) -> None:
     labels = document()
     damage(labels)
     path = written(tmp_path, labels)
@@ -141,12 +141,12 @@ def test_damaged_labels_are_named(tmp_path: Path, damage: Callable[[dict[str, An
 @pytest.mark.parametrize(
     ("text", "message"), [("", "not JSON"), ("{", "not JSON"), ("[]", "expected an object"), ("\x00\x01", "not JSON")]
 )
-def test_no_labels_at_all(tmp_path: Path, text: str, message: str) -> None:
+def test_rejects_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_coco(written(tmp_path, text), tmp_path)
 
 
-def test_missing_file_and_folder(tmp_path: Path) -> None:
+def test_rejects_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_coco(tmp_path / "none.json", tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
@@ -162,7 +162,7 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) < 12
 
 
-def test_unlike_the_skeleton(tmp_path: Path) -> None:
+def test_rejects_another_skeleton(tmp_path: Path) -> None:
     path = written(tmp_path, document())
     with pytest.raises(DataError, match="2 keypoints a person, but skeleton 'coco-17' has 17"):
         read_coco(path, tmp_path, COCO_17)
@@ -173,7 +173,7 @@ def test_unlike_the_skeleton(tmp_path: Path) -> None:
 def test_real_data(data_dir: Path) -> None:
     coco = read_coco(data_dir / "coco-mini" / "person_keypoints.json", data_dir / "coco-mini" / "images", COCO_17)
     assert (len(coco.images), len(coco.ids_with_people)) == (125, 60)
-    assert sum(person.is_labelled for people in coco.people.values() for person in people) == 154
+    assert sum(person.is_labeled for people in coco.people.values() for person in people) == 154
     assert sum(person.is_crowd for people in coco.people.values() for person in people) == 6
     leeds = read_coco(data_dir / "lspet" / "val.json", data_dir / "lspet" / "images", LSP_14)
     assert len(leeds.ids_with_people) == 493

@@ -1,4 +1,4 @@
-"""The stream of batches is one and the same, whatever makes it and wherever it starts."""
+"""The batches of a run: their order, workers, processes, resuming, damaged images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from yolopose.data.augment import Augment, AugmentSettings
 from yolopose.data.batch import Batch
-from yolopose.data.loader import Order, batches
+from yolopose.data.loader import MAX_TRIES, Order, ReplaceDamaged, batches
 from yolopose.runtime.errors import DataError
 
-from .pictures import Pictures
+from .images import NoiseImages
 
-# Both are known: this machine may have one core, and the loader calms OpenCV's threads before it forks.
+# Both are expected: this machine may have one core, and the loader stops OpenCV's threads before it forks.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
@@ -38,15 +38,15 @@ def stream(
     steps: Sequence[int] = (0, 6),
     workers: int = 0,
     damaged: Sequence[int] = (),
-    **of: Any,
+    **kwargs: Any,
 ) -> list[Batch]:
     usual, closing = (
-        Augment(Pictures(count, damaged=damaged), AugmentSettings(size=32, mosaic=mosaic, mixup=0.2))
+        Augment(NoiseImages(count, damaged=damaged), AugmentSettings(size=32, mosaic=mosaic, mixup=0.2))
         for mosaic in (1.0, 0.0)
     )
     made = batches(
         Order(count, batch, seed=3), lambda epoch: closing if epoch > 1 else usual, first_step=steps[0],
-        last_step=steps[1], workers=workers, **of,
+        last_step=steps[1], workers=workers, **kwargs,
     )  # fmt: skip
     return list(made)
 
@@ -83,7 +83,7 @@ def test_epochs_and_seeds_differ() -> None:
     np.testing.assert_array_equal(first, Order(50, 5, 0).epoch(0))
 
 
-def test_items_have_the_round_of_a_small_set() -> None:
+def test_rounds_of_a_data_set_smaller_than_a_batch() -> None:
     (_, drawn), *_ = Order(3, 8, 0).items(0, 1, 0, 1)
     assert len(set(drawn)) == 8
     assert [number for _, number in drawn] == [0, 0, 0, 1, 1, 1, 2, 2]
@@ -91,15 +91,15 @@ def test_items_have_the_round_of_a_small_set() -> None:
 
 
 @pytest.mark.parametrize(("count", "batch"), [(0, 4), (4, 0)])
-def test_nothing_to_order(count: int, batch: int) -> None:
-    with pytest.raises(ValueError, match=f"got {count} pictures and batches of {batch}"):
+def test_rejects_empty_orders(count: int, batch: int) -> None:
+    with pytest.raises(ValueError, match=f"got {count} images and batches of {batch}"):
         Order(count, batch, 0)
 
 
-# The stream
+# The batches
 
 
-def test_workers_change_nothing() -> None:
+def test_workers_do_not_change_the_batches() -> None:
     alone = stream(damaged=[2, 3])
     assert len(alone) == 6
     assert isinstance(alone[0], Batch)
@@ -111,7 +111,7 @@ def test_workers_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("first", range(7))
-def test_resumed_from_any_step(first: int) -> None:
+def test_resumes_at_any_step(first: int) -> None:
     assert_same(stream(steps=(first, 6)), stream()[first:])
 
 
@@ -126,31 +126,66 @@ def test_two_processes_share_each_batch() -> None:
                 assert not y[rank::2, most:].any()
 
 
-def test_a_batch_that_cannot_be_shared() -> None:
+def test_rejects_batches_that_cannot_be_shared() -> None:
     with pytest.raises(ValueError, match="a batch of 4 cannot be shared evenly by 3 processes"):
         stream(world_size=3)
 
 
-def test_pictures_of_a_set_smaller_than_a_batch_are_not_twins() -> None:
+def test_repeated_images_of_a_batch_differ() -> None:
     (batch,) = stream(count=2, batch=8, steps=(0, 1))
     assert len(batch.images) == 8
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(batch.images, 2))
 
 
-def test_epochs_are_augmented_anew_and_may_change() -> None:
+def test_each_epoch_has_its_own_augmentation() -> None:
     made = stream(count=4, batch=4, steps=(0, 3))
     assert not torch.equal(made[0].images.sum((1, 2, 3)).sort()[0], made[1].images.sum((1, 2, 3)).sort()[0])
-    whole = Augment(Pictures(4), AugmentSettings(size=32, mosaic=0.0, mixup=0.2))
+    whole = Augment(NoiseImages(4), AugmentSettings(size=32, mosaic=0.0, mixup=0.2))
     index = Order(4, 4, 3).epoch(2)[0, 0]
     expected = whole(int(index), np.random.default_rng((3, 2, int(index))))
     np.testing.assert_array_equal(made[2].images[0].permute(1, 2, 0), expected.image)
 
 
-# Damage
+# Damaged images
+
+
+def test_usable_images_are_returned() -> None:
+    source = NoiseImages(5)
+    usable = ReplaceDamaged(source)
+    assert (len(usable), usable.skeleton, usable.classes) == (5, source.skeleton, source.classes)
+    assert usable[3] is source[3]
+    assert usable.damaged == []
+
+
+def test_replacements_are_repeatable() -> None:
+    damaged = range(50)
+    first = [ReplaceDamaged(NoiseImages(100, damaged=damaged))[7].image for _ in range(3)]
+    for image in first[1:]:
+        np.testing.assert_array_equal(image, first[0])
+    usable = ReplaceDamaged(source := NoiseImages(100, damaged=damaged))
+    found = {id(usable[index]) for index in range(50)}
+    assert len(found) > 20  # not the same replacement for all
+    assert usable.damaged.count("7.png: is damaged") >= 1
+    assert len(usable.damaged) == len(source.accessed) - 50
+
+
+def test_finds_the_only_usable_image() -> None:
+    usable = ReplaceDamaged(NoiseImages(40, damaged=set(range(40)) - {17}))
+    for index in range(40):
+        np.testing.assert_array_equal(usable[index].image, NoiseImages(18)[17].image)
+
+
+@pytest.mark.parametrize("count", [1, 5, 500])
+def test_rejects_sources_without_usable_images(count: int) -> None:
+    source = NoiseImages(count, damaged=range(count))
+    tried = min(count, MAX_TRIES)
+    with pytest.raises(DataError, match=f"none of {tried} images tried, of {count}, can be used; .*is damaged"):
+        ReplaceDamaged(source)[0]
+    assert len(source.accessed) == len(set(source.accessed)) == tried
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_damaged_pictures_are_replaced_and_named(workers: int) -> None:
+def test_damaged_images_are_replaced_and_listed(workers: int) -> None:
     made = stream(count=6, batch=3, steps=(0, 4), workers=workers, damaged=[1, 4])
     assert all(len(batch.images) == 3 for batch in made)
     named = [name for batch in made for name in batch.damaged]
@@ -158,16 +193,14 @@ def test_damaged_pictures_are_replaced_and_named(workers: int) -> None:
     assert not any(batch.damaged for batch in stream(count=6, batch=3, steps=(0, 4)))
 
 
-def test_half_of_the_pictures_damaged_is_no_reason_to_stop() -> None:
-    """A mosaic needs four whole pictures: each damaged one is replaced by itself."""
+def test_continues_with_more_than_half_of_the_images_damaged() -> None:
+    """A mosaic needs four usable images: each damaged one is replaced."""
     assert len(stream(count=40, batch=8, steps=(0, 10), damaged=range(25))) == 10
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_everything_damaged_is_an_error_of_the_data(workers: int) -> None:
-    with pytest.raises(
-        DataError, match=r"^none of 10 pictures tried, of 10, can be used; the last: \d.png: is damaged$"
-    ):
+def test_only_damaged_images_are_an_error(workers: int) -> None:
+    with pytest.raises(DataError, match=r"^none of 10 images tried, of 10, can be used; the last: \d.png: is damaged$"):
         stream(workers=workers, damaged=range(10))
 
 
@@ -175,7 +208,7 @@ def test_everything_damaged_is_an_error_of_the_data(workers: int) -> None:
 
 
 def in_a_process(code: str) -> subprocess.CompletedProcess[str]:
-    """With a limit of time: what is tested may hang, and its workers with it."""
+    """Run code with a time limit: it may hang, and its workers with it."""
     code = "import cv2, numpy as np\nfrom tests.data.test_loader import *\n" + code
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -195,7 +228,7 @@ def work():
     cv2.setNumThreads(4)
     cv2.warpAffine(np.zeros((2000, 2000, 3), np.uint8), np.eye(2, 3), (2000, 2000))
 work()
-large = Augment(Pictures(6), AugmentSettings(size=640))
+large = Augment(NoiseImages(6), AugmentSettings(size=640))
 for _ in range(2):
     made = batches(Order(6, 3, 0), lambda _: large, first_step=0, last_step=4, workers=1)
     assert len(list(made)) == 4
@@ -205,19 +238,19 @@ for _ in range(2):
     assert done.returncode == 0, done.stderr
 
 
-def test_an_error_that_holds_the_stream_does_not_hang_the_exit() -> None:
+def test_exits_with_an_unfinished_iterator() -> None:
     done = in_a_process("""
-augment = Augment(Pictures(6), SETTINGS)
+augment = Augment(NoiseImages(6), SETTINGS)
 made = batches(Order(6, 3, 0), lambda _: augment, first_step=0, last_step=1000, workers=1)
 next(made)
-sys.kept = made  # as a traceback would, beyond the end
+sys.kept = made  # as a traceback would, until the interpreter exits
 raise SystemExit(7)
 """)
     assert done.returncode == 7, done.stderr
 
 
-class Signalling(Pictures):
-    """Sends a signal to the worker that reads it, as a terminal or a scheduler does, from yet another process."""
+class Signaling(NoiseImages):
+    """Sends a signal to the worker that reads it, from another process, as a terminal or a scheduler does."""
 
     def __init__(self, count: int, name: str) -> None:
         super().__init__(count)
@@ -231,12 +264,12 @@ class Signalling(Pictures):
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_workers_leave_signals_to_the_trainer(name: str) -> None:
-    augment = Augment(Signalling(6, name), AugmentSettings(size=32, mosaic=0.0))
+    augment = Augment(Signaling(6, name), AugmentSettings(size=32, mosaic=0.0))
     assert len(list(batches(Order(6, 3, 0), lambda _: augment, first_step=0, last_step=2, workers=1))) == 2
 
 
-def test_a_stream_left_early_ends_its_workers() -> None:
-    augment = Augment(Pictures(6), SETTINGS)
+def test_a_dropped_iterator_ends_its_workers() -> None:
+    augment = Augment(NoiseImages(6), SETTINGS)
     before = {child.pid for child in torch.multiprocessing.active_children()}
     made = batches(Order(6, 3, 0), lambda _: augment, first_step=0, last_step=10_000, workers=1)
     next(made)

@@ -1,4 +1,4 @@
-"""Sources: labels fitted to pictures, damaged files by name, both formats alike, synthetic scenes, mixtures."""
+"""Sources: labels fitted to images, damaged images, both label formats, synthetic scenes, mixtures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolopose.data.coco import CocoCategory, CocoImage, CocoKeypoints, CocoPerson, read_coco
-from yolopose.data.labelled_images import LabelledImages
 from yolopose.data.sample import DamagedImage, Sample
-from yolopose.data.sources import Mixed, SyntheticSource, open_labels, open_sources
+from yolopose.data.sources import LabeledImages, Mixed, SyntheticSource, open_labels, open_sources
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.data.yolo_txt import read_yolo
 from yolopose.evaluation import AREA_OF_BOX
-from yolopose.runtime.errors import DataError
+from yolopose.runtime.errors import DataError, UsageError
 from yolopose.runtime.images import read_image
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 
@@ -43,7 +42,7 @@ def dataset(path: Path, *people: CocoPerson, size_wh: tuple[int, int] = (40, 20)
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image_path(tmp_path: Path) -> Path:
     """40 x 20 pixels of noise."""
     path = tmp_path / "images" / "a.png"
     path.parent.mkdir()
@@ -58,44 +57,46 @@ def assert_equal(a: Sample, b: Sample) -> None:
         np.testing.assert_array_equal(ours, theirs, err_msg=field)
 
 
-def test_a_sample(picture: Path) -> None:
-    source = LabelledImages(dataset(picture, person(1, (5, 5, 10, 10)), person(2, (0, 0, 9, 9), crowd=True)), PAIR)
+def test_samples_are_as_documented(image_path: Path) -> None:
+    source = LabeledImages(dataset(image_path, person(1, (5, 5, 10, 10)), person(2, (0, 0, 9, 9), crowd=True)), PAIR)
     assert (len(source), source.classes, source.skeleton, source.problems) == (1, ("person",), PAIR, [])
     sample = source[0]
-    np.testing.assert_array_equal(sample.image, read_image(picture))
+    np.testing.assert_array_equal(sample.image, read_image(image_path))
     np.testing.assert_array_equal(sample.boxes, [[5, 5, 15, 15], [0, 0, 9, 9]])
     np.testing.assert_array_equal(sample.keypoints[0], [[10, 10, 2], [0, 0, 0]])
     assert (sample.areas.tolist(), sample.labels.tolist(), sample.crowd.tolist()) == ([50, 50], [0, 0], [False, True])
-    assert sample.name == str(picture)
+    assert sample.name == str(image_path)
     arrays = (sample.image, sample.boxes, sample.keypoints, sample.areas, sample.labels, sample.crowd)
     assert [array.dtype.name for array in arrays] == ["uint8", "float32", "float32", "float32", "int64", "bool"]
     assert not any(array.flags.writeable for array in arrays)
 
 
-def test_images_without_people_are_used(picture: Path) -> None:
-    labels = dataset(picture, person(1, (5, 5, 10, 10)))
-    labels.images[2], labels.people[2] = CocoImage(2, picture, (40, 20)), ()
-    sample = LabelledImages(labels, PAIR)[1]
+def test_images_without_people_are_used(image_path: Path) -> None:
+    labels = dataset(image_path, person(1, (5, 5, 10, 10)))
+    labels.images[2], labels.people[2] = CocoImage(2, image_path, (40, 20)), ()
+    sample = LabeledImages(labels, PAIR)[1]
     assert (sample.boxes.shape, sample.keypoints.shape, len(sample)) == ((0, 4), (0, 2, 3), 0)
 
 
 @pytest.mark.parametrize(
     ("box", "keypoints", "problem", "left"),
     [
-        ((50, 5, 10, 10), None, r"annotation 7: box \(50, 5, 60, 15\) lies outside the picture of 40 x 20; person", 0),
-        ((-9, 5, 9, 10), None, "lies outside the picture", 0),
+        ((50, 5, 10, 10), None, r"annotation 7: box \(50, 5, 60, 15\) lies outside the image of 40 x 20; person", 0),
+        ((-9, 5, 9, 10), None, "lies outside the image", 0),
         ((5, 5, 0, 10), None, "box .* has no width or height; person skipped", 0),
         ((5, 5, 1e-9, 10), None, "person skipped", 0),
-        ((-2, 5, 60, 10), None, r"box \(-2, 5, 58, 15\) reaches beyond the picture of 40 x 20; clipped", 1),
+        ((-2, 5, 60, 10), None, r"box \(-2, 5, 58, 15\) reaches beyond the image of 40 x 20; clipped", 1),
         ((-1, 5, 42, 10), None, None, 1),
-        ((5, 5, 9, 9), [(-1, 5, 2), (41, 5, 1)], "2 keypoints outside the picture, taken as not labelled", 1),
+        ((5, 5, 9, 9), [(-1, 5, 2), (41, 5, 1)], "2 keypoints outside the image, taken as not labeled", 1),
         ((5, 5, 9, 9), [(0, 0, 2), (40, 20, 1)], None, 1),
         ((5, 5, 9, 9), [(-1, 99, 0), (3, 3, 2)], None, 1),
     ],
 )
-def test_labels_that_do_not_fit(picture: Path, box: Box, keypoints: Any, problem: str | None, left: int) -> None:
+def test_labels_that_do_not_fit_the_image(
+    image_path: Path, box: Box, keypoints: Any, problem: str | None, left: int
+) -> None:
     odd = person(7, box, keypoints or [(10, 10, 2), (12, 12, 1)])
-    source = LabelledImages(dataset(picture, person(1, (5, 5, 10, 10)), odd), PAIR)
+    source = LabeledImages(dataset(image_path, person(1, (5, 5, 10, 10)), odd), PAIR)
     sample = source[0]
     assert len(sample) == 1 + left
     assert sample.boxes.min() >= 0
@@ -106,7 +107,7 @@ def test_labels_that_do_not_fit(picture: Path, box: Box, keypoints: Any, problem
     else:
         assert len(source.problems) == 1
         assert re.search(problem, source.problems[0])
-        assert source.problems[0].startswith(f"{picture}: annotation 7: ")
+        assert source.problems[0].startswith(f"{image_path}: annotation 7: ")
 
 
 finite = st.floats(-1e4, 1e4)
@@ -117,10 +118,10 @@ finite = st.floats(-1e4, 1e4)
     st.lists(st.tuples(finite, finite, st.integers(0, 2)), min_size=2, max_size=2),
     st.none() | st.integers(1, 60),
 )
-def test_labels_always_fit_the_picture(boxes: list[Box], points: Any, max_side: int | None) -> None:
+def test_prepared_labels_always_fit_the_image(boxes: list[Box], points: Any, max_side: int | None) -> None:
     people = [person(n, box, points) for n, box in enumerate(boxes)]
     labels = dataset(Path("none.png"), *people, person(99, (0, 0, 40, 20)))
-    source = LabelledImages(labels, PAIR, max_side)
+    source = LabeledImages(labels, PAIR, max_side)
     width, height = source._size(labels.images[1])
     assert max(width, height) == min(max_side or 40, 40)
     made = source._labels[0]
@@ -134,9 +135,9 @@ def test_labels_always_fit_the_picture(boxes: list[Box], points: Any, max_side: 
 
 
 @pytest.mark.parametrize("max_side", [10, 39, 40, 400])
-def test_reduced_with_its_labels(picture: Path, max_side: int) -> None:
-    labels = dataset(picture, person(1, (4, 4, 20, 10), [(8, 12, 2), (0, 0, 0)]))
-    source = LabelledImages(labels, PAIR, max_side)
+def test_images_are_reduced_with_their_labels(image_path: Path, max_side: int) -> None:
+    labels = dataset(image_path, person(1, (4, 4, 20, 10), [(8, 12, 2), (0, 0, 0)]))
+    source = LabeledImages(labels, PAIR, max_side)
     scale = min(1, max_side / 40)
     sample = source[0]
     assert sample.image.shape == (round(20 * scale), round(40 * scale), 3)
@@ -154,33 +155,33 @@ def test_reduced_with_its_labels(picture: Path, max_side: int) -> None:
         (b"", "is empty"),
         (b"hello", "damaged or of an unknown format"),
         (None, "cannot read the image"),
-        (cv2.imencode(".png", np.zeros((40, 20, 3), np.uint8))[1].tobytes(), "is 20 x 40 px, .* for 40 x 20; turned"),
+        (cv2.imencode(".png", np.zeros((40, 20, 3), np.uint8))[1].tobytes(), "is 20 x 40 px, .* for 40 x 20; rotated"),
         (cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes(), "is 9 x 9 px, its labels are for 40 x 20$"),
     ],
 )
 @pytest.mark.parametrize("preload", [False, True])
-def test_damaged_images_are_named(picture: Path, content: bytes | None, reason: str, preload: bool) -> None:
-    good = picture.with_name("b.png")
-    good.write_bytes(picture.read_bytes())
+def test_damaged_images_raise(image_path: Path, content: bytes | None, reason: str, preload: bool) -> None:
+    good = image_path.with_name("b.png")
+    good.write_bytes(image_path.read_bytes())
     labels = dataset(good, person(1, (5, 5, 10, 10)))
-    labels.images[2], labels.people[2] = CocoImage(2, picture, (40, 20)), ()
+    labels.images[2], labels.people[2] = CocoImage(2, image_path, (40, 20)), ()
     if content is None:
-        picture.unlink()
+        image_path.unlink()
     else:
-        picture.write_bytes(content)
-    source = LabelledImages(labels, PAIR)
+        image_path.write_bytes(content)
+    source = LabeledImages(labels, PAIR)
     if preload:
         source.preload()
         good.unlink()
     for _ in range(2):
         with pytest.raises(DamagedImage, match=reason) as caught:
             source[1]
-        assert caught.value.name == str(picture)
+        assert caught.value.name == str(image_path)
     assert source[0].image.shape == (20, 40, 3)
 
 
-def test_progress_and_pickling_of_a_preloaded_source(picture: Path) -> None:
-    source, seen = LabelledImages(dataset(picture, person(1, (5, 5, 10, 10))), PAIR), []
+def test_preloading_shows_progress_and_can_be_pickled(image_path: Path) -> None:
+    source, seen = LabeledImages(dataset(image_path, person(1, (5, 5, 10, 10))), PAIR), []
 
     def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
         for item in items:
@@ -193,24 +194,24 @@ def test_progress_and_pickling_of_a_preloaded_source(picture: Path) -> None:
     assert_equal(pickle.loads(pickle.dumps(source))[0], source[0])
 
 
-def test_refuses_data_sets_that_teach_nothing(picture: Path) -> None:
+def test_rejects_data_sets_without_labeled_people(image_path: Path) -> None:
     with pytest.raises(DataError, match=r"labels.json: no images"):
-        LabelledImages(CocoKeypoints(Path("labels.json"), {}, {}, (CocoCategory(1, "person"),), 2, None), PAIR)
-    unlabelled = person(1, (5, 5, 10, 10), [(0, 0, 0)] * 2)
-    for people in ((), (unlabelled,), (person(1, (5, 5, 9, 9), crowd=True),), (person(1, (90, 5, 9, 9)),)):
-        with pytest.raises(DataError, match="nobody in 1 images has a labelled keypoint"):
-            LabelledImages(dataset(picture, *people), PAIR)
+        LabeledImages(CocoKeypoints(Path("labels.json"), {}, {}, (CocoCategory(1, "person"),), 2, None), PAIR)
+    unlabeled = person(1, (5, 5, 10, 10), [(0, 0, 0)] * 2)
+    for people in ((), (unlabeled,), (person(1, (5, 5, 9, 9), crowd=True),), (person(1, (90, 5, 9, 9)),)):
+        with pytest.raises(DataError, match="nobody in 1 images has a labeled keypoint"):
+            LabeledImages(dataset(image_path, *people), PAIR)
     with pytest.raises(DataError, match="2 keypoints a person, but skeleton 'coco-17' has 17"):
-        LabelledImages(dataset(picture, person(1, (5, 5, 9, 9))), COCO_17)
+        LabeledImages(dataset(image_path, person(1, (5, 5, 9, 9))), COCO_17)
     with pytest.raises(ValueError, match="max_side must be"):
-        LabelledImages(dataset(picture, person(1, (5, 5, 9, 9))), PAIR, 0)
+        LabeledImages(dataset(image_path, person(1, (5, 5, 9, 9))), PAIR, 0)
 
 
-# Both formats
+# Both label formats
 
 
 def coco_file(folder: Path, **category: Any) -> Path:
-    """Labels of images/a.png; the name says nothing of the skeleton unless ``category`` does."""
+    """Labels of images/a.png; they name keypoints only if ``category`` does."""
     entry = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [4, 4, 20, 10], "area": 0.53 * 200}
     document = {
         "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 20}],
@@ -231,7 +232,7 @@ def yolo_file(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def test_both_formats_give_equal_samples(picture: Path, tmp_path: Path) -> None:
+def test_both_formats_give_equal_samples(image_path: Path, tmp_path: Path) -> None:
     names = {"kpt_names": list(PAIR.names)}
     source, problems = open_sources([str(coco_file(tmp_path, keypoints=PAIR.names)), str(yolo_file(tmp_path, **names))])
     assert (len(source), problems, source.classes) == (2, [], ("person",))
@@ -266,14 +267,14 @@ def test_yolo_and_coco_agree_on_any_people(tmp_path_factory: pytest.TempPathFact
     assert problems[: len(problems) // 2] == problems[len(problems) // 2 :]
 
 
-def test_names_are_compared_without_their_spelling(picture: Path, tmp_path: Path) -> None:
+def test_keypoint_names_are_compared_in_a_plain_form(image_path: Path, tmp_path: Path) -> None:
     spelled = str(yolo_file(tmp_path, kpt_names=["Left ear", "right-ear"]))
     assert open_sources([str(coco_file(tmp_path, keypoints=PAIR.names)), spelled]).source.skeleton.flip_pairs == (
         (0, 1),
     )
 
 
-def test_which_skeleton(picture: Path, tmp_path: Path) -> None:
+def test_skeleton_of_labels(image_path: Path, tmp_path: Path) -> None:
     labels = str(coco_file(tmp_path))
     assert open_labels(labels).skeleton.names == ("keypoint_0", "keypoint_1")
     assert open_labels(labels, skeleton=PAIR).skeleton is PAIR
@@ -284,17 +285,17 @@ def test_which_skeleton(picture: Path, tmp_path: Path) -> None:
         open_labels(str(yolo_file(tmp_path)), skeleton=LSP_14)
 
 
-def test_where_the_images_are(picture: Path, tmp_path: Path) -> None:
+def test_folder_of_the_images(image_path: Path, tmp_path: Path) -> None:
     labels = str(coco_file(tmp_path))
     other = tmp_path / "other"
     other.mkdir()
     moved = other / "a.png"
-    moved.write_bytes(picture.read_bytes())
+    moved.write_bytes(image_path.read_bytes())
     for spec, images, expected in (
-        (labels, None, picture),
+        (labels, None, image_path),
         (labels, other, moved),
         (f"{labels}:{other}", None, moved),
-        (f"{labels}:{other}", picture.parent, moved),
+        (f"{labels}:{other}", image_path.parent, moved),
         (str(coco_file(other)), None, moved),
     ):
         assert open_labels(spec, images).dataset.images[1].path == expected
@@ -325,14 +326,14 @@ def _annotation(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], 
         (_edited(lambda d: d["annotations"].append(d["annotations"][0])), "id 1 is used twice"),
         (_annotation(lambda a: a.pop("keypoints")), "no category with keypoints"),
         (_annotation(lambda a: a["keypoints"].__setitem__(0, float("nan"))), "keypoints that are not finite"),
-        (_annotation(lambda a: a.update(bbox=[90, 4, 20, 10])), "nobody in 1 images has a labelled keypoint"),
+        (_annotation(lambda a: a.update(bbox=[90, 4, 20, 10])), "nobody in 1 images has a labeled keypoint"),
         (_annotation(lambda a: a.update(bbox=[float("nan"), 4, 20, 10])), "bbox must be finite"),
         (lambda folder: str(folder / "none.json"), "no such file"),
         (lambda folder: str(folder / "none.yaml"), "cannot be read"),
         (lambda folder: str(folder), "cannot be read"),
     ],
 )
-def test_bad_labels(picture: Path, tmp_path: Path, make: Callable[[Path], str], message: str) -> None:
+def test_rejects_bad_labels(image_path: Path, tmp_path: Path, make: Callable[[Path], str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_sources([make(tmp_path)])
 
@@ -340,7 +341,7 @@ def test_bad_labels(picture: Path, tmp_path: Path, make: Callable[[Path], str], 
 # Synthetic scenes and mixtures
 
 
-def test_synthetic_scenes_drawn_at_once_or_when_asked() -> None:
+def test_synthetic_scenes_preloaded_or_drawn_at_each_access() -> None:
     scenes = SyntheticScenes(5, (64, 48), seed=3, skeleton=LSP_14)
     source, loaded = SyntheticSource(scenes), SyntheticSource(scenes)
     loaded.preload(processes=2)
@@ -353,13 +354,13 @@ def test_synthetic_scenes_drawn_at_once_or_when_asked() -> None:
     assert source[1].name == "synthetic:5:3[1]"
 
 
-def test_synthetic_beside_labels_takes_their_skeleton(picture: Path, tmp_path: Path) -> None:
+def test_synthetic_scenes_take_the_skeleton_of_the_labels(image_path: Path, tmp_path: Path) -> None:
     labels = coco_file(tmp_path, keypoints=["left_ear", "right_ear"])
     source, _ = open_sources(["synthetic:3", str(labels), "synthetic:2:9"], size_wh=(64, 48))
     assert len(source) == 6
     assert source.skeleton.names == PAIR.names
     assert [source[i].name.split("[")[0] for i in (0, 2, 4, 5)] == ["synthetic:3:0"] * 2 + ["synthetic:2:9"] * 2
-    assert source[3].name == str(picture)
+    assert source[3].name == str(image_path)
     assert open_sources(["synthetic:1"]).source.skeleton is COCO_17
     assert open_sources(["synthetic:1"], skeleton=LSP_14).source.skeleton is LSP_14
 
@@ -367,29 +368,29 @@ def test_synthetic_beside_labels_takes_their_skeleton(picture: Path, tmp_path: P
 @pytest.mark.parametrize(
     "spec", ["synthetic:", "synthetic:0", "synthetic:x", "synthetic:1:2:3", "synthetic:-1", "synthetic:1:"]
 )
-def test_synthetic_spec_that_cannot_be_understood(spec: str) -> None:
-    with pytest.raises(ValueError, match="expected synthetic:COUNT"):
+def test_rejects_wrong_synthetic_specs(spec: str) -> None:
+    with pytest.raises(UsageError, match="expected synthetic:COUNT"):
         open_sources([spec])
 
 
-def test_nothing_to_open() -> None:
-    with pytest.raises(ValueError, match="no data"):
+def test_rejects_no_data() -> None:
+    with pytest.raises(UsageError, match="no data"):
         open_sources([])
     with pytest.raises(ValueError, match="a name for each"):
         Mixed([], [])
 
 
-def test_mixtures_of_unlike_sources(picture: Path) -> None:
+def test_rejects_mixtures_of_different_sources(image_path: Path) -> None:
     scenes = SyntheticSource(SyntheticScenes(1, (64, 48)))
     leeds = SyntheticSource(SyntheticScenes(1, (64, 48), skeleton=LSP_14))
     with pytest.raises(DataError, match="b has the keypoints of skeleton 'lsp-14', a those of 'coco-17'"):
         Mixed([scenes, leeds], ["a", "b"])
-    labels = dataset(picture, person(1, (5, 5, 10, 10)))
-    riders = LabelledImages(
+    labels = dataset(image_path, person(1, (5, 5, 10, 10)))
+    riders = LabeledImages(
         CocoKeypoints(Path("l"), labels.images, labels.people, (CocoCategory(1, "rider"),), 2, None), PAIR
     )
     with pytest.raises(DataError, match=r"b has classes \['rider'\], a has \['person'\]"):
-        Mixed([LabelledImages(labels, PAIR), riders], ["a", "b"])
+        Mixed([LabeledImages(labels, PAIR), riders], ["a", "b"])
 
 
 def test_real_data(data_dir: Path, tmp_path: Path) -> None:
@@ -423,8 +424,8 @@ def test_real_data_as_yolo(data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_text(
         yaml.safe_dump({"val": "val.txt", "kpt_shape": [14, 3], "flip_idx": flip, "names": ["person"]})
     )
-    yolo = LabelledImages(read_yolo(tmp_path / "d.yaml", "val"), LSP_14)
-    coco = LabelledImages(labels, LSP_14)
+    yolo = LabeledImages(read_yolo(tmp_path / "d.yaml", "val"), LSP_14)
+    coco = LabeledImages(labels, LSP_14)
     by_name = {Path(coco[i].name).name: coco[i] for i in range(0, len(coco), 25)}
     found = [yolo[i] for i in range(len(yolo)) if Path(yolo._images[i].path).name in by_name]
     assert len(found) == len(by_name) == 20

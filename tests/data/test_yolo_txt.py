@@ -1,4 +1,4 @@
-"""YOLO-pose folders are read whole, into the type of COCO labels, or refused by file and line."""
+"""The reader of the YOLO-pose format: labels, YAML file, damaged rows, image sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROW = "0 0.5 0.5 0.5 0.5 0.25 0.5 2 0.5 0.75 1"
 
 
 def folder(root: Path, labels: dict[str, str | None], **changes: Any) -> Path:
-    """A data set of 40 x 20 pictures with a txt each, unless None; returns the YAML file."""
+    """A data set of 40 x 20 images with one .txt file each, unless None; returns the path of the YAML file."""
     for name, text in labels.items():
         for kind in ("images", "labels"):
             (root / kind / "train").mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def folder(root: Path, labels: dict[str, str | None], **changes: Any) -> Path:
     return path
 
 
-def test_reads_people_and_images_without(tmp_path: Path) -> None:
+def test_reads_people_and_images_without_people(tmp_path: Path) -> None:
     dataset = read_yolo(folder(tmp_path, {"b": f"{ROW}\n\n{ROW}\n", "a": None, "c": ""}))
     assert [image.path.name for image in dataset.images.values()] == ["a.jpg", "b.jpg", "c.jpg"]
     assert dataset.images[1].size_wh == (40, 20)
@@ -59,7 +59,7 @@ def test_points_without_visibility(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_written_labels_are_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     part = st.floats(0, 1)
     count, columns = data.draw(st.integers(1, 4)), data.draw(st.sampled_from([2, 3]))
     point = st.tuples(part, part, st.integers(0, 2)) if columns == 3 else st.tuples(part, part)
@@ -92,18 +92,14 @@ def test_splits_by_list_and_by_several_folders(tmp_path: Path) -> None:
         read_yolo(path, "val")
 
 
-def _names(*names: str) -> list[str]:
-    return list(names)
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"kpt_shape": [17, 3], "flip_idx": list(COCO_17.flip_index)}, COCO_17),
         ({"kpt_shape": [14, 3]}, LSP_14),
-        ({"kpt_names": _names("left_ear", "right_ear")}, ((0, 1),)),
-        ({"kpt_names": {0: _names("left_ear", "right_ear")}, "flip_idx": [1, 0]}, ((0, 1),)),
-        ({"kpt_names": _names("up", "down")}, ()),
+        ({"kpt_names": ["left_ear", "right_ear"]}, ((0, 1),)),
+        ({"kpt_names": {0: ["left_ear", "right_ear"]}, "flip_idx": [1, 0]}, ((0, 1),)),
+        ({"kpt_names": ["up", "down"]}, ()),
         ({"flip_idx": [1, 0]}, ((0, 1),)),
         ({"flip_idx": [0, 1]}, ()),
     ],
@@ -124,7 +120,7 @@ def test_skeleton(tmp_path: Path, changes: dict[str, Any], expected: object) -> 
         ({"names": ["person", "person"]}, "names must list"),
         ({"kpt_names": ["a"]}, "kpt_names must be 2 names"),
         ({"kpt_names": {0: ["a", "b"], 1: ["b", "a"]}}, "kpt_names must be 2 names"),
-        ({"kpt_names": ["a", "a"]}, "no skeleton can be made"),
+        ({"kpt_names": ["a", "a"]}, "do not make a skeleton"),
         ({"flip_idx": [0, 1, 2]}, "mirror partner of each of 2"),
         ({"flip_idx": [1, 1]}, "mirror partner"),
         ({"flip_idx": "x"}, "flip_idx must be a list"),
@@ -136,14 +132,14 @@ def test_skeleton(tmp_path: Path, changes: dict[str, Any], expected: object) -> 
         ({"path": "elsewhere"}, "which does not exist"),
     ],
 )
-def test_damaged_yaml(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_rejects_damaged_yaml(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = folder(tmp_path, {"a": ROW}, **changes)
     with pytest.raises(DataError, match=message) as caught:
         read_yolo(path)
     assert str(path) in str(caught.value)
 
 
-def test_no_yaml(tmp_path: Path) -> None:
+def test_rejects_files_that_are_not_yaml(tmp_path: Path) -> None:
     path = tmp_path / "data.yaml"
     with pytest.raises(DataError, match="cannot be read"):
         read_yolo(path)
@@ -168,12 +164,12 @@ def test_no_yaml(tmp_path: Path) -> None:
         (ROW[:-1] + "3", "a.txt:2: visibilities"),
     ],
 )
-def test_damaged_rows_are_named(tmp_path: Path, row: str, message: str) -> None:
+def test_rejects_damaged_rows(tmp_path: Path, row: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_yolo(folder(tmp_path, {"a": f"{ROW}\n{row}\n"}))
 
 
-def test_damaged_rows_are_counted_and_rounding_is_none(tmp_path: Path) -> None:
+def test_damaged_rows_are_counted_and_rounding_is_tolerated(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="50 damaged entries") as caught:
         read_yolo(folder(tmp_path, {"a": "1\n" * 50}))
     assert len(str(caught.value).splitlines()) == 10
@@ -183,7 +179,7 @@ def test_damaged_rows_are_counted_and_rounding_is_none(tmp_path: Path) -> None:
         read_yolo(tmp_path / "data.yaml")
 
 
-def test_no_labels_or_other_skeleton(tmp_path: Path) -> None:
+def test_rejects_no_labels_and_another_skeleton(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no labels for any of 1 train images; looked for .*labels/train/a.txt"):
         read_yolo(folder(tmp_path, {"a": None}))
     with pytest.raises(DataError, match="2 keypoints a person, but skeleton 'coco-17' has 17"):
@@ -212,7 +208,7 @@ def _with_exif(data: bytes, orientation: int) -> bytes:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
 @pytest.mark.parametrize("orientation", range(9))
-def test_sizes_are_those_of_read_image(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_sizes_equal_those_of_read_image(tmp_path: Path, suffix: str, orientation: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (31, 50, 3), np.uint8)
     parameters = [cv2.IMWRITE_JPEG_PROGRESSIVE, orientation % 2] if suffix == ".jpg" else []
     data = cv2.imencode(suffix, image, parameters)[1].tobytes()
@@ -233,7 +229,7 @@ def test_sizes_of_real_photographs(photographs: list[Path]) -> None:
     "damage",
     [lambda d: b"", lambda d: b"text", lambda d: d[:8], lambda d: d[:2] + b"\xff\xda" + d[2:], lambda d: d[4:]],
 )
-def test_size_of_damaged_pictures_is_unknown(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_size_of_damaged_images_is_unknown(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = folder(tmp_path, {"a": ROW})
     image = tmp_path / "images" / "train" / "a.jpg"
     image.write_bytes(damage(image.read_bytes()))

@@ -25,7 +25,7 @@ from yolopose.training.settings import TrainSettings
 from yolopose.training.train_step import Engine
 from yolopose.training.trainer import Interrupt, Trainer
 
-from ..data.pictures import collate
+from ..data.images import collate
 from ..model.tables import small_config
 
 SIZE = 64  # px

@@ -25,7 +25,7 @@ from yolopose.runtime.skeleton import COCO_17
 from yolopose.training.anchor_loss import AnchorLoss, level_sizes, match_anchors
 from yolopose.training.settings import LossSettings
 
-from ..data.pictures import collate
+from ..data.images import collate
 
 STRIDES = (8, 16, 32, 64)
 SIZE, SCENES, STEPS = 256, 8, 70

@@ -223,7 +223,7 @@ def test_data_that_cannot_be_scored(scenes: CocoKeypoints, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_trained_network_on_real_photographs(data_dir: Path, trained_checkpoint: Path) -> None:
-    """493 photographs: the figures that PyTorch's reference and the artifact gave (docs/log.md)."""
+    """493 photographs: the figures that PyTorch's reference and the artifact gave (docs/experiments.md)."""
     net = yolopose.load(trained_checkpoint)
     dataset = read_coco(data_dir / "lspet" / "val.json", data_dir / "lspet" / "images", LSP_14)
     ap = Validator(dataset, LSP_14, net.input, (256, 256), score_threshold=0.001)(net).ap

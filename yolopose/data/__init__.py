@@ -1,1 +1,1 @@
-
+"""Labels and images: COCO and YOLO files, synthetic scenes, augmentation, training batches, image sets."""

@@ -1,6 +1,7 @@
-"""Reads keypoint labels in COCO format, strictly: what is damaged is named, nothing is skipped in silence.
+"""Keypoint labels: their data types, the reader for COCO JSON, and the skeleton that a label file describes.
 
-Which skeleton labels have, from what their file says about the keypoints.
+The reader is strict: it names every damaged entry and never skips one silently. `yolo_txt` reads the YOLO format into
+the same types.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 from yolopose.runtime.errors import DataError
 from yolopose.runtime.skeleton import SKELETONS, Pairs, Skeleton, generic_skeleton
 
-_SHOWN = 8  # damaged entries a message lists before it only counts
+_SHOWN = 8  # damaged entries that a message lists; the rest is counted
 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image of the data set; it was there when the labels were read, but has not been opened."""
+    """An image file of the data set. It existed when the labels were read; it has not been opened."""
 
     id: int
     path: Path
@@ -32,7 +33,7 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoCategory:
-    """A category that has keypoints; a network's label i means the i-th of these in the order of their ids."""
+    """A category with keypoints. Label i of a network is the i-th category in the order of their ids."""
 
     id: int
     name: str
@@ -40,19 +41,19 @@ class CocoCategory:
 
 @dataclass(frozen=True, eq=False)
 class CocoPerson:
-    """One annotation. Without labelled keypoints, or as a crowd, COCO evaluation neither rewards nor punishes it."""
+    """One annotation. COCO evaluation ignores people without labeled keypoints and crowds."""
 
     id: int
     image_id: int
     category_id: int
     bbox_xywh: tuple[float, float, float, float]  # px, as in the file
     area: float  # px^2 of the segmentation; the scale of OKS
-    keypoints: np.ndarray  # (K, 3) float64: x, y px and v: 0 not labelled, 1 labelled but hidden, 2 visible
+    keypoints: np.ndarray  # (K, 3) float64: x, y px and v: 0 not labeled, 1 labeled but hidden, 2 visible
     num_keypoints: int  # keypoints with v > 0
     is_crowd: bool
 
     @property
-    def is_labelled(self) -> bool:
+    def is_labeled(self) -> bool:
         """Whether evaluation counts this person."""
         return self.num_keypoints > 0 and not self.is_crowd
 
@@ -64,66 +65,66 @@ class CocoPerson:
 
 @dataclass(frozen=True, eq=False)
 class CocoKeypoints:
-    """A data set: images by id, everything annotated in them, and the categories that have keypoints."""
+    """A data set: images, the people annotated in them, and the categories with keypoints."""
 
     path: Path
-    images: dict[int, CocoImage]  # rising ids
-    people: dict[int, tuple[CocoPerson, ...]]  # by image id, one entry for every image
-    categories: tuple[CocoCategory, ...]  # rising ids
+    images: dict[int, CocoImage]  # by id, ascending
+    people: dict[int, tuple[CocoPerson, ...]]  # by image id; an entry for every image
+    categories: tuple[CocoCategory, ...]  # ids ascending
     num_keypoints: int
-    keypoint_names: tuple[str, ...] | None  # None when the file does not name them
+    keypoint_names: tuple[str, ...] | None  # None if the file does not name them
 
     @cached_property
     def ids_with_people(self) -> tuple[int, ...]:
-        """Images with at least one person that evaluation counts."""
-        return tuple(id for id, people in self.people.items() if any(person.is_labelled for person in people))
+        """Ids of images with at least one person that evaluation counts."""
+        return tuple(id for id, people in self.people.items() if any(person.is_labeled for person in people))
 
     def check_skeleton(self, skeleton: Skeleton) -> None:
-        """Raise DataError unless the labels have this skeleton's keypoints in this order."""
+        """Raise DataError unless the labels have the keypoints of ``skeleton`` in the same order."""
         if self.num_keypoints != skeleton.num_keypoints:
             raise DataError(
                 f"{self.path}: {self.num_keypoints} keypoints a person, but skeleton {skeleton.name!r} has "
-                f"{skeleton.num_keypoints}; give labels and network of one skeleton"
+                f"{skeleton.num_keypoints}; labels and network need the same skeleton"
             )
         if self.keypoint_names is None:
             return
-        for index, (ours, theirs) in enumerate(zip(skeleton.names, self.keypoint_names, strict=True)):
-            if plain(ours) != plain(theirs):
+        for index, (expected, name) in enumerate(zip(skeleton.names, self.keypoint_names, strict=True)):
+            if plain_name(expected) != plain_name(name):
                 raise DataError(
-                    f"{self.path}: keypoint {index} is {theirs!r}, in skeleton {skeleton.name!r} it is {ours!r}; "
-                    "labels and network need the same points in the same order"
+                    f"{self.path}: keypoint {index} is {name!r}, in skeleton {skeleton.name!r} it is {expected!r}; "
+                    "labels and network need the same keypoints in the same order"
                 )
 
 
 def read_coco(json_path: str | Path, images_dir: str | Path, skeleton: Skeleton | None = None) -> CocoKeypoints:
-    """Read labels and check that every image is there.
+    """Read the labels and check that every image file exists.
 
-    DataError names the file and its damaged entries: no JSON, no keypoints, numbers of keypoints that differ (or differ
-    from ``skeleton``), ids used twice, coordinates that are not finite, annotations of unknown images, missing images.
+    Raises DataError with the file and its damaged entries: not JSON, no keypoints, different numbers of keypoints,
+    keypoints unlike ``skeleton``, duplicate ids, coordinates that are not finite, unknown image ids, missing images.
     """
     path = Path(json_path)
-    document = _parse(path)
+    document = _read_json(path)
     problems: list[str] = []
     images = _read_images(document["images"], Path(images_dir), problems)
     categories, names = _read_categories(document["categories"], document["annotations"], path)
-    width = _numbers_a_person(document["annotations"], names, path)
-    people = _read_people(document["annotations"], images, categories, width // 3, problems)
-    refuse_damaged(path, problems)
+    count = _count_keypoints(document["annotations"], names, path)
+    people = _read_people(document["annotations"], images, categories, count, problems)
+    raise_if_damaged(path, problems)
     _check_files(images, path)
-    dataset = CocoKeypoints(path, images, people, categories, width // 3, names)
+    dataset = CocoKeypoints(path, images, people, categories, count, names)
     if skeleton is not None:
         dataset.check_skeleton(skeleton)
     return dataset
 
 
-def refuse_damaged(path: Path, problems: list[str]) -> None:
-    """Raise DataError with the number of damaged entries and the first of them, if there are any."""
+def raise_if_damaged(path: Path, problems: list[str]) -> None:
+    """Raise DataError with the number of problems and the first of them, if there are any."""
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(f"{path}: {len(problems)} damaged entries:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
 
 
-def _parse(path: Path) -> dict[str, list[Any]]:
+def _read_json(path: Path) -> dict[str, list[Any]]:
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -150,9 +151,8 @@ def _read_images(entries: list[Any], folder: Path, problems: list[str]) -> dict[
     images: dict[int, CocoImage] = {}
     for index, entry in enumerate(entries):
         try:
-            image = CocoImage(
-                _whole(entry, "id"), folder / str(entry["file_name"]), (_whole(entry, "width"), _whole(entry, "height"))
-            )
+            size_wh = _integer(entry, "width"), _integer(entry, "height")
+            image = CocoImage(_integer(entry, "id"), folder / str(entry["file_name"]), size_wh)
             if min(image.size_wh) < 1:
                 raise ValueError(f"size {image.size_wh[0]} x {image.size_wh[1]}")
             if image.id in images:
@@ -167,20 +167,20 @@ def _read_images(entries: list[Any], folder: Path, problems: list[str]) -> dict[
 def _read_categories(
     entries: list[Any], annotations: list[Any], path: Path
 ) -> tuple[tuple[CocoCategory, ...], tuple[str, ...] | None]:
-    """Categories that name keypoints or, when none does, those whose annotations have some."""
+    """The categories that name keypoints, else those whose annotations have keypoints; and the names."""
     named = [entry for entry in entries if isinstance(entry.get("keypoints"), list) and entry["keypoints"]]
     used = {entry.get("category_id") for entry in annotations if _has_keypoints(entry)}
     chosen = named or [entry for entry in entries if entry.get("id") in used]
     if not chosen:
         raise DataError(
-            f"{path}: no category with keypoints; these are perhaps the labels of boxes (COCO: person_keypoints_*.json)"
+            f"{path}: no category with keypoints; are these labels of boxes only? (COCO: person_keypoints_*.json)"
         )
     lists = {tuple(str(name) for name in entry["keypoints"]) for entry in named}
     if len(lists) > 1:
-        raise DataError(f"{path}: categories with different keypoints; one data set holds people of one skeleton")
+        raise DataError(f"{path}: categories with different keypoints; a data set must have one skeleton")
     try:
         categories = sorted(
-            (CocoCategory(_whole(entry, "id"), str(entry["name"])) for entry in chosen),
+            (CocoCategory(_integer(entry, "id"), str(entry["name"])) for entry in chosen),
             key=lambda category: category.id,
         )
     except (ValueError, KeyError) as error:
@@ -190,14 +190,13 @@ def _read_categories(
     return tuple(categories), lists.pop() if lists else None
 
 
-def _numbers_a_person(annotations: list[Any], names: tuple[str, ...] | None, path: Path) -> int:
-    """Length of a keypoint list: x, y, v of every keypoint."""
+def _count_keypoints(annotations: list[Any], names: tuple[str, ...] | None, path: Path) -> int:
     if names:
-        return 3 * len(names)
-    width = max(len(entry["keypoints"]) for entry in annotations if _has_keypoints(entry))
-    if width % 3:
-        raise DataError(f"{path}: keypoints come as x, y, v, but a person has {width} numbers")
-    return width
+        return len(names)
+    length = max(len(entry["keypoints"]) for entry in annotations if _has_keypoints(entry))
+    if length % 3:
+        raise DataError(f"{path}: keypoints are x, y, v each, but a person has {length} numbers")
+    return length // 3
 
 
 def _read_people(
@@ -207,7 +206,7 @@ def _read_people(
     count: int,
     problems: list[str],
 ) -> dict[int, tuple[CocoPerson, ...]]:
-    """Annotations of these categories by image, in the order of the file; all others are checked as well."""
+    """Annotations of these categories by image, in the order of the file. All annotations are checked."""
     people: dict[int, list[CocoPerson]] = {id: [] for id in images}
     wanted = {category.id for category in categories}
     seen: set[int] = set()
@@ -217,7 +216,7 @@ def _read_people(
             if person.id in seen:
                 raise ValueError(f"id {person.id} is used twice")
             if person.image_id not in people:
-                raise ValueError(f"image_id {person.image_id} is no image of the file")
+                raise ValueError(f"image_id {person.image_id} is not an image of the file")
         except (ValueError, TypeError, KeyError) as error:
             problems.append(f"annotations[{index}]{_id_of(entry)}: {_reason(error)}")
             continue
@@ -228,7 +227,7 @@ def _read_people(
 
 
 def _read_person(entry: Mapping[str, Any], count: int) -> CocoPerson:
-    """Raises ValueError, TypeError or KeyError that says what is wrong with the entry."""
+    """Raises ValueError, TypeError or KeyError with the problem of the entry."""
     keypoints = np.zeros((count, 3))
     if _has_keypoints(entry):
         if len(entry["keypoints"]) != 3 * count:
@@ -238,23 +237,23 @@ def _read_person(entry: Mapping[str, Any], count: int) -> CocoPerson:
         raise ValueError("keypoints that are not finite")
     if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
         raise ValueError(f"visibilities must be 0, 1 or 2, got {sorted(set(keypoints[:, 2]))}")
-    labelled = int(np.count_nonzero(keypoints[:, 2]))
-    if entry.get("num_keypoints", labelled) != labelled:
-        raise ValueError(f"num_keypoints is {entry['num_keypoints']}, but {labelled} keypoints have v > 0")
+    labeled = int(np.count_nonzero(keypoints[:, 2]))
+    if entry.get("num_keypoints", labeled) != labeled:
+        raise ValueError(f"num_keypoints is {entry['num_keypoints']}, but {labeled} keypoints have v > 0")
     box = [float(value) for value in entry["bbox"]]
     if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
         raise ValueError(f"bbox must be finite x, y, width, height, got {entry['bbox']}")
     area = float(entry["area"])
-    if not math.isfinite(area) or area < 0 or (area == 0 and labelled):
+    if not math.isfinite(area) or area < 0 or (area == 0 and labeled):
         raise ValueError(f"area must be a positive number of pixels, got {entry['area']}")
     return CocoPerson(
-        id=_whole(entry, "id"),
-        image_id=_whole(entry, "image_id"),
-        category_id=_whole(entry, "category_id"),
+        id=_integer(entry, "id"),
+        image_id=_integer(entry, "image_id"),
+        category_id=_integer(entry, "category_id"),
         bbox_xywh=(box[0], box[1], box[2], box[3]),
         area=area,
         keypoints=keypoints,
-        num_keypoints=labelled,
+        num_keypoints=labeled,
         is_crowd=bool(entry.get("iscrowd", 0)),
     )
 
@@ -270,10 +269,10 @@ def _has_keypoints(entry: Mapping[str, Any]) -> bool:
     return isinstance(entry.get("keypoints"), list) and len(entry["keypoints"]) > 0
 
 
-def _whole(entry: Mapping[str, Any], key: str) -> int:
+def _integer(entry: Mapping[str, Any], key: str) -> int:
     value = entry[key]
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{key} must be a whole number, got {value!r}")
+        raise ValueError(f"{key} must be an integer, got {value!r}")
     return value
 
 
@@ -285,23 +284,27 @@ def _reason(error: Exception) -> str:
     return f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
 
 
-def plain(name: str) -> str:
-    """A keypoint's name as it is compared: "Left eye" is left_eye."""
+# The skeleton that a label file describes
+
+
+def plain_name(name: str) -> str:
+    """The form in which keypoint names are compared: "Left eye" is left_eye."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def label_skeleton(
     path: Path, num_keypoints: int, names: Sequence[str] | None, flip_index: Sequence[int] | None = None
 ) -> Skeleton:
-    """The built-in skeleton of these names or, without names, of as many points; else a generic one.
+    """The built-in skeleton with these names (without names: with as many keypoints), else a generic one.
 
-    Mirror pairs of a generic skeleton come from names that begin with left_ and right_, else from ``flip_index``.
-    DataError when ``flip_index`` is no mirror image or exchanges other points than the skeleton does.
+    Mirror pairs of a generic skeleton come from names that begin with left_ and right_, else from ``flip_index``, the
+    index of each keypoint's mirror partner. Raises DataError if ``flip_index`` is not such a permutation or differs
+    from the skeleton's.
     """
     if flip_index is not None:
         _check_flip_index(path, num_keypoints, flip_index)
-    names = None if names is None else [plain(name) for name in names]
-    skeleton = _known(num_keypoints, names)
+    names = None if names is None else [plain_name(name) for name in names]
+    skeleton = _built_in(num_keypoints, names)
     if skeleton is None:
         pairs = _pairs_by_name(names or ())
         if not pairs and flip_index is not None:
@@ -309,16 +312,16 @@ def label_skeleton(
         try:
             skeleton = generic_skeleton(num_keypoints, names, pairs)
         except ValueError as error:
-            raise DataError(f"{path}: no skeleton can be made of its keypoints: {error}") from None
+            raise DataError(f"{path}: its keypoints do not make a skeleton: {error}") from None
     if flip_index is not None and tuple(flip_index) != skeleton.flip_index:
         raise DataError(
             f"{path}: flip_idx is {list(flip_index)}, but skeleton {skeleton.name!r} is mirrored by "
-            f"{list(skeleton.flip_index)}; correct flip_idx or, if the points are others, name them or give a skeleton"
+            f"{list(skeleton.flip_index)}; correct flip_idx or, if the keypoints differ, name them or give a skeleton"
         )
     return skeleton
 
 
-def _known(num_keypoints: int, names: Sequence[str] | None) -> Skeleton | None:
+def _built_in(num_keypoints: int, names: Sequence[str] | None) -> Skeleton | None:
     for skeleton in SKELETONS.values():
         if skeleton.num_keypoints == num_keypoints and (names is None or list(names) == list(skeleton.names)):
             return skeleton
@@ -332,8 +335,8 @@ def _pairs_by_name(names: Sequence[str]) -> Pairs:
 
 
 def _check_flip_index(path: Path, num_keypoints: int, flip_index: Sequence[int]) -> None:
-    whole = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < num_keypoints for i in flip_index)
-    if not whole or len(flip_index) != num_keypoints or any(flip_index[j] != i for i, j in enumerate(flip_index)):
+    valid = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < num_keypoints for i in flip_index)
+    if not valid or len(flip_index) != num_keypoints or any(flip_index[j] != i for i, j in enumerate(flip_index)):
         raise DataError(
             f"{path}: flip_idx must give the mirror partner of each of {num_keypoints} keypoints, got {flip_index}"
         )

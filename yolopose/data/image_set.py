@@ -1,7 +1,6 @@
-"""The images of an export or a benchmark: labeled images, photographs alone, or synthetic scenes.
+"""The images of an export or a benchmark (`open_image_set`): labeled images, images alone, or synthetic scenes.
 
-Training, export and benchmark give ``--data`` and ``--images`` the same meaning; it is defined here and in
-``sources.open_labels``.
+``--data`` and ``--images`` mean the same as in training, see `sources`.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from .coco import CocoKeypoints
 from .sources import is_yaml, open_labels
 from .synthetic import SyntheticScenes
 
-SYNTHETIC_SCENES = 24  # number of scenes where no photographs are given
+SYNTHETIC_SCENES = 24  # number of scenes if no images are given
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A fixed list of images with their names and, where there are any, their labels.
+    """A fixed list of images with their names and, if there are any, their labels.
 
-    description   what the images are, for reports; names no folder of this machine but the last two
+    description   what the images are, for reports; of a path only the last two parts
     names         one printable name for each image
     read          read(i) returns image i as (H, W, 3) uint8 BGR; raises SourceError
     labels        None without annotations
@@ -67,16 +66,18 @@ def open_image_set(
     scenes: int = SYNTHETIC_SCENES,
     scenes_folder: Path | None = None,
 ) -> ImageSet:
-    """Labeled images (``data``), photographs alone (``images``), or ``scenes`` synthetic scenes when both are None.
+    """Labeled images (``data``), images without labels (``images`` alone), or synthetic scenes (neither).
 
-    data, images, split   as ``sources.open_labels`` takes them: COCO JSON with or without ``:folder``, or data.yaml
-    skeleton              what the keypoints of the labels must be; None accepts any
-    limit                 at most this many images, evenly spread over the set, so that a sorted folder is not judged by
-                          its beginning; None or 0: all
+    data, images, split   as for `open_labels`, which reads them: COCO JSON with or without ``:FOLDER``, or data.yaml;
+                          without ``data``, ``images`` is the folder whose images are taken
+    skeleton              what the labels must have; None accepts any
+    limit                 at most this many images, evenly spread over the set, because the first images of a sorted
+                          folder may be alike; None or 0: all
+    scenes                number of synthetic scenes, seed 0
     scenes_folder         synthetic scenes are written here, for other processes to read; None: drawn when read
 
-    Raises SourceError for an unreadable or empty folder, DataError for labels that are damaged, empty or do not match
-    the skeleton.
+    Raises SourceError for an unreadable or empty folder; DataError for labels that are damaged, empty or unlike the
+    skeleton.
     """
     if data is not None:
         return _labeled(str(data), images, skeleton, limit, split)
@@ -108,7 +109,7 @@ def _of_files(description: str, paths: Sequence[Path]) -> ImageSet:
 
 
 def _photographs_in(folder: Path) -> str:
-    """The last two names of a path: "val2017/images" identifies the data set and nothing of the machine."""
+    """Names the last two parts of the path: "val2017/images" tells the data set and nothing about the machine."""
     return f"photographs of {readable('/'.join(folder.resolve().parts[-2:]))}"
 
 

@@ -1,4 +1,4 @@
-"""A function over many items at once, in order, by threads or processes; an interruption does not wait for the rest."""
+"""Apply a function to many items in threads or processes. Results keep their order; Ctrl-C drops the rest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Result = TypeVar("Result")
 
 
 def in_threads(function: Callable[..., Result], *items: Sequence[Any], threads: int | None = None) -> Iterator[Result]:
-    """For work that waits for files or happens inside OpenCV, which lets other threads run; items as for ``map``.
+    """``map(function, *items)`` in threads, for work that waits for files or runs inside OpenCV (without the GIL).
 
-    threads: None for as many as the machine has processors, which suits waiting for files.
+    threads: None for one per processor, which suits reading files.
     """
     return _results(ThreadPoolExecutor(threads or os.cpu_count()), function, items, 1)
 
@@ -27,8 +27,12 @@ def in_threads(function: Callable[..., Result], *items: Sequence[Any], threads: 
 def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], processes: int | None = None
 ) -> Iterator[Result]:
-    """For work in Python. The function, items and results are pickled; the caller's main module is imported anew."""
-    # Not forked: a process that holds threads (OpenCV's, torch's) does not fork safely.
+    """``map(function, items)`` in new processes, for work in Python.
+
+    The function, items and results are pickled; each process imports the caller's main module again.
+    processes: None for one per usable core, shared with the other training processes on this machine.
+    """
+    # Not forked: a process that has threads (OpenCV's, torch's) does not fork safely.
     context = multiprocessing.get_context("spawn")
     processes = processes or max(1, int(usable_cores() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return _results(ProcessPoolExecutor(processes, context, _start_process), function, (items,), chunk=8)
@@ -44,5 +48,5 @@ def _results(
 
 
 def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends it
     cv2.setNumThreads(1)

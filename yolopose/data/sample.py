@@ -1,4 +1,4 @@
-"""One labelled picture, and what gives such pictures: common ground of label formats, synthesis and augmentation."""
+"""One labeled image (`Sample`) and the interface of everything that provides labeled images (`Source`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yolopose.runtime.skeleton import Skeleton
 
 
 class PersonLabels(NamedTuple):
-    """The arrays of a Sample, of n people."""
+    """Labels of n people; dtypes and units as in `Sample`."""
 
     boxes: np.ndarray
     keypoints: np.ndarray
@@ -21,22 +21,22 @@ class PersonLabels(NamedTuple):
     crowd: np.ndarray
 
 
-def joined(several: Sequence[PersonLabels]) -> PersonLabels:
-    """All of several pictures, one after the other."""
-    return PersonLabels(*(np.concatenate(part) for part in zip(*several, strict=True)))
+def joined(parts: Sequence[PersonLabels]) -> PersonLabels:
+    """Concatenate the people of several images."""
+    return PersonLabels(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A picture and its n people; coordinates in pixels, pixel i covers i..i+1."""
+    """An image and its n people. Coordinates are in pixels; pixel i covers i..i+1."""
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
     boxes: np.ndarray  # (n, 4) float32 xyxy
-    keypoints: np.ndarray  # (n, K, 3) float32 x, y, v: 0 not labelled, 1 hidden, 2 visible
+    keypoints: np.ndarray  # (n, K, 3) float32 x, y, v: 0 not labeled, 1 hidden, 2 visible
     areas: np.ndarray  # (n,) float32 px^2 of the person's silhouette, the scale of OKS
     labels: np.ndarray  # (n,) int64, index into the classes
-    crowd: np.ndarray  # (n,) bool: a region with people who are not labelled one by one
-    name: str  # for messages: a file name, or what made the picture
+    crowd: np.ndarray  # (n,) bool: a region with people who are not labeled one by one
+    name: str  # for messages: a file name, or the scene
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -47,18 +47,18 @@ class Sample:
 
 
 class DamagedImage(Exception):
-    """A picture that cannot be used; it is skipped and named at the end."""
+    """An image that cannot be used. Training replaces it and lists it at the end."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason = name, reason
 
     def __reduce__(self) -> tuple[type[DamagedImage], tuple[str, str]]:
-        return type(self), (self.name, self.reason)  # it may come from a worker process
+        return type(self), (self.name, self.reason)  # it may be raised in a worker process
 
 
 class Source(Protocol):
-    """A data set by index. Equal indices give equal samples, in whichever process."""
+    """A data set by index. Equal indices give equal samples in every process."""
 
     skeleton: Skeleton
     classes: tuple[str, ...]

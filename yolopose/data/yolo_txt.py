@@ -1,10 +1,8 @@
-"""Sizes of pictures, from the file's head where that is certain: decoding a large data set for them takes minutes.
+"""Reads the YOLO-pose format, a YAML file and one .txt file per image, into the label types of `coco`.
 
-Reads the YOLO-pose folder format, a YAML file and a text file beside each picture, into the type of COCO labels.
-
-``path``, ``train``, ``val``, ``kpt_shape``, ``flip_idx``, ``names``, ``kpt_names`` are those of
-https://docs.ultralytics.com/datasets/pose/. A row is: class, box centre x, y, width, height, then x, y and perhaps v of
-each keypoint, all in units of the picture's width and height.
+Keys of the YAML file: ``path``, ``train``, ``val``, ``kpt_shape``, ``flip_idx``, ``names``, ``kpt_names``, as in
+https://docs.ultralytics.com/datasets/pose/. A row of a .txt file: class, box center x, y, width, height, then x, y and
+optionally v of each keypoint, all relative to the width and height of the image.
 """
 
 from __future__ import annotations
@@ -21,74 +19,41 @@ from yolopose.runtime.images import IMAGE_SUFFIXES, read_image
 from yolopose.runtime.skeleton import Skeleton
 
 from ..evaluation import AREA_OF_BOX
-from .coco import CocoCategory, CocoImage, CocoKeypoints, CocoPerson, label_skeleton, refuse_damaged
+from .coco import CocoCategory, CocoImage, CocoKeypoints, CocoPerson, label_skeleton, raise_if_damaged
 from .parallel import in_threads
 
-_HEAD = 1 << 16  # bytes that are looked at
-_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive JPEG: what libjpeg decodes everywhere
-_NO_LENGTH = {0x01, *range(0xD0, 0xD8), 0xFF}  # and fill bytes
-
-
-def image_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) that `read_image` will give, None for a picture that it cannot read.
-
-    Only a JPEG without EXIF data is judged by its head, and one that is damaged further on is not noticed. Everything
-    else is decoded: EXIF may turn the picture.
-    """
-    try:
-        with path.open("rb") as file:
-            size = _jpeg_size(file.read(_HEAD))
-        if size is None:
-            height, width = read_image(path).shape[:2]
-            size = width, height
-    except (OSError, SourceError):
-        return None
-    return size
-
-
-def _jpeg_size(head: bytes) -> tuple[int, int] | None:
-    """Size in the frame header of a JPEG (ITU T.81, B.2.2); None for EXIF data or anything that is not plain."""
-    if not head.startswith(b"\xff\xd8"):
-        return None
-    at = 2
-    while at + 9 <= len(head) and head[at] == 0xFF:
-        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
-        if marker in _FRAMES:
-            height, width = (int.from_bytes(head[at + i : at + i + 2], "big") for i in (5, 7))
-            return (width, height) if width and height else None
-        if marker in _NO_LENGTH or head[at + 4 : at + 8] == b"Exif":
-            return None
-        at += 2 + length
-    return None
-
-
-_TOLERANCE = 1e-3  # by which a box may leave 0..1: rounding
-# Stands for the size of a picture that cannot be read. It is found damaged wherever it is opened, as with COCO labels.
+_TOLERANCE = 1e-3  # rounding by which a box may leave 0..1
+# Of an image that cannot be read. Wherever it is opened, it is reported as damaged, as with COCO labels.
 _UNKNOWN_SIZE = (1, 1)
+
+_HEADER = 1 << 16  # bytes of a JPEG that are searched for its size
+_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive JPEG: what libjpeg decodes everywhere
+_NO_LENGTH = {0x01, *range(0xD0, 0xD8), 0xFF}  # markers without a length, and fill bytes
 
 
 @dataclass(frozen=True)
 class YoloFolder:
-    """What the YAML file says."""
+    """The content of the YAML file."""
 
     path: Path
-    root: Path  # what train and val are relative to
-    splits: dict[str, Any]
+    root: Path  # the folder to which train and val are relative
+    splits: dict[str, Any]  # the YAML document, whose keys train, val, ... name images
     classes: tuple[str, ...]
-    kpt_shape: tuple[int, int]  # keypoints; 2: x, y, or 3: x, y, v
+    kpt_shape: tuple[int, int]  # number of keypoints; 2 (x, y) or 3 (x, y, v)
     keypoint_names: tuple[str, ...] | None
     skeleton: Skeleton
-    mirror_given: bool  # flip_idx says what a mirror exchanges
+    mirror_given: bool  # the file has flip_idx: the mirror partner of each keypoint
 
 
 def read_yolo(yaml_path: str | Path, split: str = "train", skeleton: Skeleton | None = None) -> CocoKeypoints:
-    """Labels and pictures of a split. Ids count from 1 in the order of sorted paths; a picture without txt has nobody.
+    """Labels and images of a split. Ids count from 1 in the order of sorted paths.
 
-    DataError names the file and line of damaged rows, says what the YAML file lacks, or that nothing is labelled or
-    unlike ``skeleton``; BackendUnavailable without PyYAML.
+    An image without .txt file has no people.
+    Raises DataError with the file and line of damaged rows, for a YAML file with missing or wrong keys, for a split
+    without labels, and for keypoints unlike ``skeleton``; BackendUnavailable without PyYAML.
     """
     folder = read_yolo_folder(yaml_path, skeleton)
-    paths = _pictures(folder, split)
+    paths = _image_paths(folder, split)
     labels = [_label_path(path) for path in paths]
     if not any(path.is_file() for path in labels):
         raise DataError(f"{folder.path}: no labels for any of {len(paths)} {split} images; looked for {labels[0]}, ...")
@@ -101,7 +66,7 @@ def read_yolo(yaml_path: str | Path, split: str = "train", skeleton: Skeleton | 
         rows = _read_rows(file, folder, problems)
         people[image_id] = tuple(_person(row, count + i, images[image_id], folder) for i, row in enumerate(rows, 1))
         count += len(rows)
-    refuse_damaged(folder.path, problems)
+    raise_if_damaged(folder.path, problems)
     categories = tuple(CocoCategory(number, name) for number, name in enumerate(folder.classes, 1))
     dataset = CocoKeypoints(folder.path, images, people, categories, folder.kpt_shape[0], folder.keypoint_names)
     dataset.check_skeleton(folder.skeleton)
@@ -109,24 +74,26 @@ def read_yolo(yaml_path: str | Path, split: str = "train", skeleton: Skeleton | 
 
 
 def read_yolo_folder(yaml_path: str | Path, skeleton: Skeleton | None = None) -> YoloFolder:
-    """The YAML file alone, with the caller's skeleton or the one that it describes. Errors as in `read_yolo`."""
+    """Read the YAML file alone; without ``skeleton`` with the one that it describes. Errors as in `read_yolo`."""
     path = Path(yaml_path)
-    document = _parse(path)
+    document = _read_yaml(path)
     shape = document.get("kpt_shape")
     if not (isinstance(shape, list) and len(shape) == 2 and _counts(shape) and shape[1] in (2, 3)):
-        raise DataError(f"{path}: kpt_shape must be [keypoints, 2 or 3], got {shape!r}; these are perhaps boxes only")
+        raise DataError(
+            f"{path}: kpt_shape must be [keypoints, 2 or 3], got {shape!r}; are these labels of boxes only?"
+        )
     flip_index = document.get("flip_idx")
     if flip_index is not None and not isinstance(flip_index, list):
         raise DataError(f"{path}: flip_idx must be a list, got {flip_index!r}")
     names = _keypoint_names(document.get("kpt_names"), shape[0], path)
     root = path.parent / str(document.get("path") or ".")
-    made = skeleton or label_skeleton(path, shape[0], names, flip_index)
+    skeleton = skeleton or label_skeleton(path, shape[0], names, flip_index)
     return YoloFolder(
-        path, root, document, _classes(document, path), (shape[0], shape[1]), names, made, flip_index is not None
+        path, root, document, _classes(document, path), (shape[0], shape[1]), names, skeleton, flip_index is not None
     )
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
@@ -143,6 +110,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _counts(values: list[Any]) -> bool:
+    """Whether all values are positive integers."""
     return all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values)
 
 
@@ -156,7 +124,7 @@ def _classes(document: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _keypoint_names(value: object, count: int, path: Path) -> tuple[str, ...] | None:
-    """kpt_names: a list, or a list for each class, which must be equal."""
+    """kpt_names is one list, or a dictionary with the same list for each class."""
     lists: list[Any] = list(value.values()) if isinstance(value, dict) else [value]
     if value is None or not lists:
         return None
@@ -165,8 +133,8 @@ def _keypoint_names(value: object, count: int, path: Path) -> tuple[str, ...] | 
     return tuple(map(str, lists[0]))
 
 
-def _pictures(folder: YoloFolder, split: str) -> list[Path]:
-    """Sorted absolute paths of a split: of folders, with those inside, and of text files that list pictures."""
+def _image_paths(folder: YoloFolder, split: str) -> list[Path]:
+    """Sorted absolute paths of a split, whose entries are folders (searched recursively) or text files with paths."""
     value = folder.splits.get(split)
     entries: list[Any] = value if isinstance(value, list) else [value]
     if not value or not all(isinstance(entry, str) for entry in entries):
@@ -196,7 +164,7 @@ def _label_path(image: Path) -> Path:
 
 
 def _read_rows(file: Path, folder: YoloFolder, problems: list[str]) -> list[np.ndarray]:
-    """Rows of one file, float64; what is wrong goes to ``problems``."""
+    """Rows of one file, float64; damaged rows are added to ``problems``."""
     if not file.is_file():
         return []
     try:
@@ -233,12 +201,12 @@ def _read_row(words: list[str], folder: YoloFolder) -> np.ndarray:
 def _person(row: np.ndarray, number: int, image: CocoImage, folder: YoloFolder) -> CocoPerson:
     count, columns = folder.kpt_shape
     size = np.array(image.size_wh, np.float64)
-    centre, extent = row[1:3] * size, np.maximum(row[3:5], 0) * size
+    center, extent = row[1:3] * size, np.maximum(row[3:5], 0) * size
     keypoints = np.zeros((count, 3))
     points = row[5:].reshape(count, columns)
     keypoints[:, :2] = points[:, :2] * size
     keypoints[:, 2] = points[:, 2] if columns == 3 else 2.0 * points.any(axis=1)
-    x, y = (centre - extent / 2).tolist()
+    x, y = (center - extent / 2).tolist()
     width, height = extent.tolist()
     return CocoPerson(
         id=number,
@@ -250,3 +218,36 @@ def _person(row: np.ndarray, number: int, image: CocoImage, folder: YoloFolder) 
         num_keypoints=int(np.count_nonzero(keypoints[:, 2])),
         is_crowd=False,
     )
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) of the image that `read_image` returns; None for an image that it cannot read.
+
+    A JPEG without EXIF data is not decoded, only its header is read: decoding a large data set takes minutes. Damage
+    after the header is not noticed. Other images are decoded, because EXIF data may rotate them.
+    """
+    try:
+        with path.open("rb") as file:
+            size = _jpeg_size(file.read(_HEADER))
+        if size is None:
+            height, width = read_image(path).shape[:2]
+            size = width, height
+    except (OSError, SourceError):
+        return None
+    return size
+
+
+def _jpeg_size(header: bytes) -> tuple[int, int] | None:
+    """Size in the frame header of a JPEG (ITU T.81, B.2.2); None if EXIF or unusual data comes first."""
+    if not header.startswith(b"\xff\xd8"):
+        return None
+    at = 2
+    while at + 9 <= len(header) and header[at] == 0xFF:
+        marker, length = header[at + 1], int.from_bytes(header[at + 2 : at + 4], "big")
+        if marker in _FRAMES:
+            height, width = (int.from_bytes(header[at + i : at + i + 2], "big") for i in (5, 7))
+            return (width, height) if width and height else None
+        if marker in _NO_LENGTH or header[at + 4 : at + 8] == b"Exif":
+            return None
+        at += 2 + length
+    return None

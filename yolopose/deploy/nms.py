@@ -7,7 +7,7 @@ valid``; after round t every candidate whose suppression chain is at most t deep
 equal greedy NMS wherever chains are no deeper than R, and two equal last rounds show that this was so.
 
 No shape depends on the data, so batches of any size, CUDA graphs and TensorRT without plugins work. Chain depths and
-candidates measured on photographs: docs/log.md.
+candidates measured on photographs: docs/experiments.md.
 """
 
 from __future__ import annotations

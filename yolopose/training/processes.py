@@ -127,7 +127,7 @@ def workers_for(wanted: int | None, device: torch.device, in_memory: bool) -> in
 
     None where the network's threads take both of two cores, or the only one, and pictures are decoded: a worker that
     interrupts one thread of the network holds up the other, which waits for it, and that costs more than to make the
-    batch in between on both (docs/log.md). Call ``use_threads`` before.
+    batch in between on both (docs/experiments.md). Call ``use_threads`` before.
     """
     if wanted is None:
         cores = int(usable_cores() / local_processes())

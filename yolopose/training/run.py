@@ -27,8 +27,8 @@ from yolopose.runtime.skeleton import Skeleton, generic_skeleton
 from ..checkpoints import load
 from ..data.augment import Augment
 from ..data.batch import Batch
-from ..data.loader import Order, StandIns, batches
-from ..data.sources import LabelledImages, Labels, Mixed, Opened, SyntheticSource, is_yaml, open_labels, open_sources
+from ..data.loader import Order, ReplaceDamaged, batches
+from ..data.sources import LabeledImages, Labels, Mixed, Opened, SyntheticSource, is_yaml, open_labels, open_sources
 from ..data.yolo_txt import read_yolo_folder
 from ..evaluation import Convention
 from ..model.config import NetConfig
@@ -247,7 +247,7 @@ def _open_val(options: Options, source: Mixed) -> Labels | None:
 def _data_facts(source: Mixed) -> dict[str, Any]:
     """What each part of the data is: labels by content, painted scenes by how they are asked for."""
     return {
-        name: label_facts(part.dataset) if isinstance(part, LabelledImages) else {"scenes": name}
+        name: label_facts(part.dataset) if isinstance(part, LabeledImages) else {"scenes": name}
         for name, part in zip(source.names, source.sources, strict=True)
     }
 
@@ -258,7 +258,7 @@ def show_samples(session: Session, path: Path) -> Path:
     DataError when none can be; ValueError for a name that is no picture's; OutputError.
     """
     source, seed = session.source, session.settings.seed
-    augment = Augment(StandIns(source), session.settings.augment)
+    augment = Augment(ReplaceDamaged(source), session.settings.augment)
     chosen = np.linspace(0, len(source) - 1, min(SHOWN_SAMPLES, len(source))).round().astype(int).tolist()
     samples = [augment(index, np.random.default_rng((seed, 0, index, 0))) for index in chosen]
     return grid(samples, source.skeleton, path)
@@ -422,7 +422,7 @@ def preload(source: Mixed, settings: TrainSettings, in_memory: bool, console: Co
     for part in source.sources:
         if isinstance(part, SyntheticSource):  # drawing takes a hundred times as long as decoding
             part.preload(console.progress)
-    if any(isinstance(part, LabelledImages) for part in source.sources):
+    if any(isinstance(part, LabeledImages) for part in source.sources):
         console.say(
             f"{len(source)} pictures (up to {_bytes(source, settings) / 2**30:.1f} GiB) would take too much memory; "
             "they are read each time"

@@ -49,7 +49,7 @@ def label_facts(dataset: CocoKeypoints) -> dict[str, Any]:
         for person in dataset.people[image.id]:
             digest.update(f"{person.category_id} {person.bbox_xywh} {person.area} {person.is_crowd}".encode())
             digest.update(person.keypoints.tobytes())
-    people = sum(person.is_labelled for some in dataset.people.values() for person in some)
+    people = sum(person.is_labeled for some in dataset.people.values() for person in some)
     return {
         **file_facts(dataset.path), "images": len(dataset.images), "people": people, "labels": digest.hexdigest()
     }  # fmt: skip

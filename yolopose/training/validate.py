@@ -129,7 +129,7 @@ class Validator:
 
     shape_hw: letterboxed size, pixels; images: "all" or "with-people" (evaluation.py); limit: at most so many of them,
     evenly spread; score_threshold: of objectness x class; max_candidates: anchors of an image that enter NMS, best
-    first (docs/log.md: from 50 on the same AP); batch, cache_bytes: as LetterboxedPictures.
+    first (docs/experiments.md: from 50 on the same AP); batch, cache_bytes: as LetterboxedPictures.
 
     DataError when average precision is undefined (no image, no labelled person) or the labels have another skeleton.
     Pictures that cannot be read are left out; ``damaged`` names them after the first call.

@@ -1,4 +1,4 @@
-"""Joint angles put joints where a human being would have them."""
+"""Joint angles and poses: joints are where those of a person would be."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolopose.data.synthetic import poses as repertoire
+from yolopose.data.synthetic import poses
 from yolopose.data.synthetic.body import Build, Limb, Pose, mirrored, posture_from, random_build, within_limits
 from yolopose.data.synthetic.dice import Dice
 
-X, Y, Z = 0, 1, 2  # right of the picture, down, away from the camera
-KINDS = sorted(
-    {kind for kind, _ in repertoire.EVERYDAY + repertoire.SPORT + repertoire.UPRIGHT}, key=lambda kind: kind.__name__
-)
+X, Y, Z = 0, 1, 2  # right in the image, down, away from the camera
+KINDS = sorted({kind for kind, _ in poses.EVERYDAY + poses.SPORT + poses.UPRIGHT}, key=lambda kind: kind.__name__)
 
 
 def points(pose: Pose, yaw: float = 0.0) -> dict[str, np.ndarray]:
     return posture_from(pose, Build(), yaw).points
 
 
-def test_standing_upright_facing_the_camera() -> None:
+def test_standing_upright_and_facing_the_camera() -> None:
     at = points(Pose())
     assert (
         at["head_top"][Y]
@@ -31,13 +29,16 @@ def test_standing_upright_facing_the_camera() -> None:
         < at["left_knee"][Y]
         < at["left_ankle"][Y]
     )
-    assert at["left_shoulder"][X] > 0 > at["right_shoulder"][X]  # who faces us has the left side on our right
+    assert (
+        at["left_shoulder"][X] > 0 > at["right_shoulder"][X]
+        # The left side of a person who faces the camera is on the right of the image.
+    )
     assert at["left_toe"][Z] < at["left_heel"][Z]
     stature = at["left_toe"][Y] - at["head_top"][Y]
     assert stature == pytest.approx(1.0, abs=0.06)
 
 
-def test_turned_around_left_is_left() -> None:
+def test_seen_from_behind_left_is_left() -> None:
     at = points(Pose(), yaw=180)
     assert at["left_shoulder"][X] < 0 < at["right_shoulder"][X]
     assert at["left_toe"][Z] > at["left_heel"][Z]
@@ -66,7 +67,7 @@ def test_knees_bend_backward_and_hips_forward() -> None:
 
 
 @given(st.integers(0, 10**6), st.sampled_from(KINDS), st.floats(-180, 180))
-def test_bones_keep_their_length_and_sides_mirror(seed: int, kind: repertoire.Draw, yaw: float) -> None:
+def test_bones_keep_their_length_and_sides_mirror(seed: int, kind: poses.Draw, yaw: float) -> None:
     dice = Dice(seed)
     pose, build = within_limits(kind(dice)), random_build(dice)
     at = posture_from(pose, build, yaw).points
@@ -85,7 +86,7 @@ def test_bones_keep_their_length_and_sides_mirror(seed: int, kind: repertoire.Dr
         np.testing.assert_allclose(other[twin], point * (-1, 1, 1), atol=1e-9)
 
 
-def test_limits_hold() -> None:
+def test_angles_are_clipped_to_the_limits() -> None:
     wild = Pose(left_arm=Limb(400, -400, 400, -50, 300), spine=(200.0, 200.0, -200.0))
     tame = within_limits(wild)
     assert tame.left_arm == Limb(185, -25, 90, 0, 60)

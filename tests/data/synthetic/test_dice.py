@@ -1,4 +1,4 @@
-"""The raw stream is numpy's promise; what is made of it is ours, so a few values are pinned."""
+"""The random generator: numpy guarantees the raw stream; a few values made from it are pinned here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_known_values() -> None:
     assert dice.noise((2, 3)).tolist() == [[151, 137, 231], [0, 111, 135]]
 
 
-def test_streams_differ_by_every_word_and_do_not_depend_on_each_other() -> None:
+def test_streams_differ_by_seed_and_are_independent() -> None:
     assert len({Dice(0, 0).unit(), Dice(0, 1).unit(), Dice(1, 0).unit(), Dice(0).unit()}) >= 3
     one, other = Dice(5), Dice(5)
     one.fork().noise((1000,))
@@ -33,7 +33,7 @@ def test_ranges(seed: int, low: int, reach: int) -> None:
     assert dice.pick_weighted([("never", 0.0), ("always", 1.0)]) == "always"
 
 
-def test_noise_is_even() -> None:
+def test_noise_is_uniform() -> None:
     noise = Dice(1).noise((256, 256))
     assert noise.dtype == np.uint8
     assert abs(noise.mean() - 127.5) < 1

@@ -1,4 +1,4 @@
-"""Scenes are the same everywhere, hold what was promised, and their labels agree with their pixels."""
+"""Synthetic scenes: equal on all machines, valid labels that agree with the pixels, saved in COCO format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ for scene in SyntheticScenes(4, size_wh=(200, 160), seed=11):
 print(digest.hexdigest())
 """
 
-# The same with numpy 1.24 and 2.4, OpenCV 4.8 and 4.14. Whoever changes it changes the default calibration images.
+# The same with numpy 1.24 and 2.4, OpenCV 4.8 and 4.14. A change of it changes the default calibration images.
 DIGEST = "45af15d68f8454c8ae075b2e2b5c9029afeb9a63ba200233eb3385c40b6de0c0"
 
 
@@ -38,7 +38,7 @@ def scenes() -> list[Scene]:
     return list(SyntheticScenes(60, size_wh=(320, 320), seed=5))
 
 
-def test_same_in_other_processes_on_lesser_processors_and_in_any_order() -> None:
+def test_equal_in_other_processes_without_simd_and_in_any_order() -> None:
     extensions = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index,call-overload]
     plain = {"NPY_DISABLE_CPU_FEATURES": " ".join(extensions), "OPENCV_CPU_DISABLE": "AVX2", "OPENCV_IPP": "disabled"}
     digests = set()
@@ -68,7 +68,7 @@ def test_arrays_are_as_documented(scenes: list[Scene]) -> None:
             assert np.isfinite(person["keypoints"]).all()
 
 
-def test_box_and_area_are_those_of_the_visible_pixels(scenes: list[Scene]) -> None:
+def test_boxes_and_areas_equal_those_of_the_visible_pixels(scenes: list[Scene]) -> None:
     for scene in scenes:
         for number, person in enumerate(scene.people, start=1):
             rows, columns = np.nonzero(scene.silhouettes == number)
@@ -77,7 +77,7 @@ def test_box_and_area_are_those_of_the_visible_pixels(scenes: list[Scene]) -> No
 
 
 def test_visible_keypoints_lie_on_their_person(scenes: list[Scene]) -> None:
-    """Within 2 px of a visible pixel; the head's outline is smoother than a nose in profile."""
+    """Within 2 px of a visible pixel: the outline of the head leaves out the nose in profile."""
     for scene in scenes:
         for number, person in enumerate(scene.people, start=1):
             near = cv2.dilate((scene.silhouettes == number).astype(np.uint8), np.ones((5, 5), np.uint8))
@@ -86,7 +86,7 @@ def test_visible_keypoints_lie_on_their_person(scenes: list[Scene]) -> None:
             assert on[v == 2].all(), (number, person["keypoints"][(v == 2) & ~on])
 
 
-def test_keypoints_outside_the_picture_are_not_labelled(scenes: list[Scene]) -> None:
+def test_keypoints_outside_the_image_are_not_labeled(scenes: list[Scene]) -> None:
     points = np.concatenate([person["keypoints"] for scene in scenes for person in scene.people])
     out = points[:, 2] == 0
     assert out.any()
@@ -94,7 +94,7 @@ def test_keypoints_outside_the_picture_are_not_labelled(scenes: list[Scene]) -> 
     assert ((points[~out, :2] >= 0) & (points[~out, :2] < 320)).all()
 
 
-def test_scenes_are_of_every_kind(scenes: list[Scene]) -> None:
+def test_scenes_vary(scenes: list[Scene]) -> None:
     people = [person for scene in scenes for person in scene.people]
     heights = np.array([person["bbox"][3] - person["bbox"][1] for person in people])
     visible = np.array([np.bincount(person["keypoints"][:, 2].astype(int), minlength=3) for person in people])
@@ -103,8 +103,8 @@ def test_scenes_are_of_every_kind(scenes: list[Scene]) -> None:
     assert (heights < 40).sum() >= 3
     assert (heights > 220).sum() >= 5
     assert (visible[:, 0] >= 4).sum() >= 5, "cut by the border"
-    assert (visible[:, 1] >= 6).sum() >= 10, "hidden by others, by things or by themselves"
-    assert (visible[:, 2] >= 14).sum() >= 15, "in plain sight"
+    assert (visible[:, 1] >= 6).sum() >= 10, "hidden by other people, objects or themselves"
+    assert (visible[:, 2] >= 14).sum() >= 15, "fully visible"
     assert any(
         _overlap(a["bbox"], b["bbox"]) > 0.3
         for scene in scenes
@@ -121,11 +121,11 @@ def test_people_seen_from_behind_have_hidden_faces(scenes: list[Scene]) -> None:
     assert 0.1 < len(nose_hidden) / len(body_seen) < 0.8
     facing = [points for points in body_seen if (points[:3, 2] == 2).all()]
     assert np.mean([points[5, 0] > points[6, 0] for points in facing]) > 0.8, (
-        "who looks at us has the left side on our right"
+        "the left side of a person who faces the camera is on the right of the image"
     )
 
 
-def test_skeletons_agree_where_they_share_points() -> None:
+def test_skeletons_agree_on_shared_keypoints() -> None:
     seventeen, fourteen = (
         SyntheticScenes(6, size_wh=(160, 160), seed=1, people=(2, 4), skeleton=s) for s in (COCO_17, LSP_14)
     )
@@ -143,7 +143,7 @@ def test_skeletons_agree_where_they_share_points() -> None:
 def test_number_of_people(people: tuple[int, int]) -> None:
     counts = [len(scene.people) for scene in SyntheticScenes(6, size_wh=(128, 128), people=people)]
     assert max(counts) <= people[1]
-    assert sum(counts) >= people[0]  # who cannot be seen is left out
+    assert sum(counts) >= people[0]  # hidden people are left out
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_number_of_people(people: tuple[int, int]) -> None:
         ({"count": 1, "skeleton": Skeleton("tail", ("nose", "tail"), (), (), (0.1, 0.1))}, "tail"),
     ],
 )
-def test_wrong_arguments(arguments: dict[str, object], message: str) -> None:
+def test_rejects_wrong_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SyntheticScenes(**arguments)  # type: ignore[arg-type]
 
 
-def test_index_out_of_range() -> None:
+def test_rejects_an_index_out_of_range() -> None:
     source = SyntheticScenes(2, size_wh=(64, 64))
     np.testing.assert_array_equal(source[-1].image, source[1].image)
     for index in (2, -3):
@@ -171,7 +171,7 @@ def test_index_out_of_range() -> None:
 
 
 @pytest.mark.parametrize(("skeleton", "image_format"), [(COCO_17, "png"), (LSP_14, "jpg")])
-def test_save_coco_reads_back(tmp_path: Path, skeleton: Skeleton, image_format: str) -> None:
+def test_saved_scenes_are_read_back(tmp_path: Path, skeleton: Skeleton, image_format: str) -> None:
     source = SyntheticScenes(5, size_wh=(160, 120), seed=4, skeleton=skeleton)
     path = source.save_coco(tmp_path / "set", image_format)
     dataset = read_coco(path, tmp_path / "set" / "images", skeleton)
@@ -191,7 +191,7 @@ def test_save_coco_reads_back(tmp_path: Path, skeleton: Skeleton, image_format: 
     assert not [file for file in tmp_path.rglob("*.part")]
 
 
-def test_save_coco_is_valid_for_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pycocotools_reads_saved_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     path = SyntheticScenes(3, size_wh=(96, 96), people=(1, 3)).save_coco(tmp_path)
     loaded = coco.COCO(str(path))
@@ -203,7 +203,7 @@ def test_save_coco_is_valid_for_pycocotools(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
 
 
-def test_save_coco_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = SyntheticScenes(1, size_wh=(64, 64))
     with pytest.raises(ValueError, match="image_format"):
         source.save_coco(tmp_path, "gif")
@@ -211,7 +211,7 @@ def test_save_coco_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Monke
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)  # where a full disk may show first
+    monkeypatch.setattr(os, "fsync", full)  # where a full disk may be noticed first
     with pytest.raises(OutputError, match="No space left"):
         source.save_coco(tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -1,4 +1,4 @@
-"""Places without people: streets, rooms, parks, halls, and pure nonsense."""
+"""Backgrounds without people: streets, rooms, parks, halls, and random shapes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .clothes import BRIGHT, MUTED, Colour, jittered, noise_tile
+from .clothes import BRIGHT, MUTED, Color, jittered, noise_tile
 from .dice import Dice
 from .objects import Brush, gradient, roughen, shaded
 
 Place = Callable[[np.ndarray, Dice, int], None]  # image to fill, dice, row of the horizon
 
 
-def _ground(image: np.ndarray, dice: Dice, horizon: int, colour: Colour, strength: float) -> None:
-    """A plane that runs to the horizon: coarse near the camera, fine and faint far away."""
+def _ground(image: np.ndarray, dice: Dice, horizon: int, color: Color, strength: float) -> None:
+    """The ground up to the horizon, with texture that is coarse near the camera and fine and faint far away."""
     ground = image[horizon:]
-    gradient(ground, shaded(colour, dice.uniform(0.85, 1.1)), shaded(colour, dice.uniform(0.8, 1.1)))
+    gradient(ground, shaded(color, dice.uniform(0.85, 1.1)), shaded(color, dice.uniform(0.8, 1.1)))
     height, width = ground.shape[:2]
-    far = np.float32(height) / (
-        np.arange(height, dtype=np.float32) + np.float32(0.06 * height)
-    )  # 1 at the lower border
-    cells = np.float32(dice.uniform(90, 420))  # of the noise tile, across one picture height at the lower border
+    # 1 at the lower border
+    far = np.float32(height) / (np.arange(height, dtype=np.float32) + np.float32(0.06 * height))
+    cells = np.float32(dice.uniform(90, 420))  # of the noise tile, across one image height at the lower border
     across = (np.arange(width, dtype=np.float32) - np.float32(width / 2)) * (cells / np.float32(image.shape[0]))
     rows = (far * cells).astype(np.int64) + dice.integer(0, 255)
     columns = (across[None, :] * far[:, None]).astype(np.int64)
@@ -33,10 +32,10 @@ def _ground(image: np.ndarray, dice: Dice, horizon: int, colour: Colour, strengt
 
 
 def _sky(image: np.ndarray, dice: Dice, horizon: int) -> None:
-    colour = dice.pick(
+    color = dice.pick(
         [(235.0, 190.0, 130.0), (225.0, 215.0, 200.0), (170.0, 165.0, 160.0), (170.0, 190.0, 235.0), (90.0, 70.0, 60.0)]
     )
-    gradient(image[: max(horizon, 1)], jittered(colour, dice), jittered(shaded(colour, 1.15), dice))
+    gradient(image[: max(horizon, 1)], jittered(color, dice), jittered(shaded(color, 1.15), dice))
     if dice.chance(0.6):
         roughen(image[:horizon], dice, dice.uniform(4, 22), (dice.integer(400, 900), dice.integer(120, 300)))
 
@@ -62,8 +61,8 @@ def street(image: np.ndarray, dice: Dice, horizon: int) -> None:
 
 
 def _building(brush: Brush, dice: Dice, x0: float, y0: float, x1: float, y1: float) -> None:
-    colour = jittered(dice.pick(MUTED), dice, 22)
-    brush.box(x0, y0, x1, y1, colour)
+    color = jittered(dice.pick(MUTED), dice, 22)
+    brush.box(x0, y0, x1, y1, color)
     step_x, step_y = (brush.size_wh[1] * dice.uniform(0.05, 0.13) for _ in range(2))
     share_x, share_y = dice.uniform(0.35, 0.75), dice.uniform(0.4, 0.75)
     pane = jittered(dice.pick([(90.0, 80.0, 70.0), (190.0, 180.0, 160.0), (60.0, 50.0, 45.0)]), dice)
@@ -103,7 +102,7 @@ def room(image: np.ndarray, dice: Dice, horizon: int) -> None:
         ),
         10,
     )
-    if dice.chance(0.6):  # boards or tiles run towards the vanishing point
+    if dice.chance(0.6):  # boards or tiles towards the vanishing point
         step = width * dice.uniform(0.05, 0.14)
         for k in range(-12, 13):
             x = width / 2 + k * step
@@ -112,7 +111,7 @@ def room(image: np.ndarray, dice: Dice, horizon: int) -> None:
 
 
 def _wall_thing(brush: Brush, dice: Dice, x: float, y: float, size: float) -> None:
-    """A picture, a window, a shelf with books or a clock."""
+    """A painting, a window, a shelf with books or a clock."""
     kind, frame = dice.integer(0, 3), jittered(dice.pick(MUTED), dice)
     wide = size * dice.uniform(0.6, 1.4)
     if kind == 3:
@@ -200,9 +199,8 @@ def hall(image: np.ndarray, dice: Dice, horizon: int) -> None:
     height, width = image.shape[:2]
     wall = jittered(dice.pick(MUTED), dice, 20)
     gradient(image[: max(horizon, 1)], shaded(wall, 0.8), shaded(wall, 1.05))
-    roughen(
-        image[:horizon], dice, 30, (dice.integer(60, 140), dice.integer(40, 100))
-    )  # rows of seats, or spectators nobody can tell
+    # rows of seats, or a blurred crowd
+    roughen(image[:horizon], dice, 30, (dice.integer(60, 140), dice.integer(40, 100)))
     brush = Brush(image)
     for k in range(dice.integer(0, 6)):
         brush.box(
@@ -222,24 +220,24 @@ def hall(image: np.ndarray, dice: Dice, horizon: int) -> None:
 
 
 def nonsense(image: np.ndarray, dice: Dice, horizon: int) -> None:
-    """Shapes, bars and noise that mean nothing."""
+    """Random shapes, bars and noise."""
     height, width = image.shape[:2]
     gradient(image, jittered(dice.pick(MUTED + BRIGHT), dice), jittered(dice.pick(MUTED + BRIGHT), dice))
     brush = Brush(image)
     for _ in range(dice.integer(4, 26)):
         x, y, size = width * dice.unit(), height * dice.unit(), height * dice.uniform(0.03, 0.35)
-        colour = jittered(dice.pick(MUTED + BRIGHT), dice, 20)
+        color = jittered(dice.pick(MUTED + BRIGHT), dice, 20)
         kind = dice.integer(0, 3)
         if kind == 0:
-            brush.ellipse(x, y, size * dice.uniform(0.3, 1), size * dice.uniform(0.3, 1), colour, dice.integer(0, 179))
+            brush.ellipse(x, y, size * dice.uniform(0.3, 1), size * dice.uniform(0.3, 1), color, dice.integer(0, 179))
         elif kind == 1:
             brush.polygon(
                 [(x + size * dice.bell(0, 0.5), y + size * dice.bell(0, 0.5)) for _ in range(dice.integer(3, 5))],
-                colour,
+                color,
             )
         else:
             end = (x + size * dice.uniform(-2, 2), y + size * dice.uniform(-2, 2))
-            (brush.tube if kind == 2 else brush.bar)((x, y), end, size * dice.uniform(0.05, 0.3), colour)
+            (brush.tube if kind == 2 else brush.bar)((x, y), end, size * dice.uniform(0.05, 0.3), color)
     roughen(image, dice, dice.uniform(0, 40), (dice.integer(80, 500), dice.integer(80, 500)))
 
 
@@ -247,7 +245,7 @@ PLACES: list[tuple[Place, float]] = [(street, 3.0), (room, 3.0), (park, 3.0), (h
 
 
 def paint_background(size_wh: tuple[int, int], dice: Dice, horizon: int) -> np.ndarray:
-    """A picture (H, W, 3) uint8 BGR of a place whose horizon is at this row (it may lie outside)."""
+    """An image (H, W, 3) uint8 BGR of a place with the horizon at this row (which may lie outside the image)."""
     image = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
     place = dice.pick_weighted(PLACES)
     place(image, dice, min(max(horizon, 8), size_wh[1] - 8))

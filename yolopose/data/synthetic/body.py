@@ -1,9 +1,8 @@
-"""An articulated figure in three dimensions: proportions, joint angles, and where they put every joint.
+"""An articulated figure in three dimensions: proportions, joint angles, forward kinematics, and the camera.
 
 Lengths are fractions of the stature (Drillis and Contini 1966, as in Winter, Biomechanics and Motor Control). Axes: x
-to the right of the picture, y down, z away from the camera; a figure with yaw 0 looks into the camera: its left is +x.
-
-The camera: from statures in space to pixels.
+to the right of the image, y down, z away from the camera. A figure with yaw 0 looks into the camera; its left is +x.
+`View` projects them to pixels.
 """
 
 from __future__ import annotations
@@ -15,37 +14,37 @@ import numpy as np
 
 from .dice import Dice
 
-Frame = np.ndarray  # (3, 3) float64; columns are the part's left, down and back directions in the world
+Frame = np.ndarray  # (3, 3) float64; columns are the left, down and back directions of a body part in the world
 UP, LEFT, FRONT = np.array([0.0, -1.0, 0.0]), np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0])
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Limb:
-    """Joint angles of an arm or a leg in degrees; zero is hanging down (arm) or standing on it (leg)."""
+    """Joint angles of an arm or a leg in degrees; all zero: the limb hangs straight down."""
 
     flex: float = 0.0  # forward at shoulder or hip; negative is backward
     abduct: float = 0.0  # outward, away from the middle of the body
-    twist: float = 0.0  # inward rotation about the limb's own axis
+    twist: float = 0.0  # inward rotation about the axis of the limb
     bend: float = 0.0  # elbow or knee
     end: float = 0.0  # wrist flexion, or ankle: toes down
 
 
 @dataclass(frozen=True)
 class Pose:
-    """All joint angles in degrees, and how the whole figure is turned before it is seen from some yaw."""
+    """All joint angles in degrees, and the tilt of the whole figure, which is applied before the yaw."""
 
     left_arm: Limb = field(default_factory=Limb)
     right_arm: Limb = field(default_factory=Limb)
     left_leg: Limb = field(default_factory=Limb)
     right_leg: Limb = field(default_factory=Limb)
     spine: tuple[float, float, float] = (0.0, 0.0, 0.0)  # bend forward, lean to the left, turn to the left
-    neck: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the same of the head against the chest
+    neck: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the same for the head relative to the chest
     tilt: tuple[float, float] = (0.0, 0.0)  # whole figure: fall forward, fall to the left
-    support: str = "ground"  # "ground", "seat" (something to sit on is due) or "air"
+    support: str = "ground"  # "ground", "seat" (the scene adds something to sit on) or "air"
 
 
-# (lowest, highest) degrees: what joints of a healthy adult allow, a little generous because gymnasts are wanted.
+# (lowest, highest) degrees that the joints of a healthy adult allow, slightly more for gymnasts.
 ARM_LIMITS = {"flex": (-60, 185), "abduct": (-25, 175), "twist": (-90, 90), "bend": (0, 150), "end": (-50, 60)}
 LEG_LIMITS = {"flex": (-35, 135), "abduct": (-15, 80), "twist": (-45, 35), "bend": (0, 150), "end": (-20, 60)}
 SPINE_LIMITS = ((-35, 80), (-35, 35), (-45, 45))
@@ -67,13 +66,13 @@ class Build:
     thigh: float = 0.243
     shank: float = 0.243
     foot: float = 0.135
-    girth: float = 1.0  # thickness of everything soft
+    girth: float = 1.0  # factor of all thicknesses
     belly: float = 1.0
-    waist: float = 0.86  # narrowing against the ribs
+    waist: float = 0.86  # width relative to the ribs
 
 
 def random_build(dice: Dice) -> Build:
-    """A woman, a man or a child, thin to heavy."""
+    """Proportions of a random woman, man or child, thin to heavy."""
     child = dice.chance(0.15)
     woman = dice.chance(0.5)
     legs = dice.bell(0.93 if child else 1.0, 0.03)
@@ -100,7 +99,7 @@ def _limited(limb: Limb, limits: dict[str, tuple[int, int]]) -> Limb:
 
 
 def within_limits(pose: Pose) -> Pose:
-    """The nearest pose whose joints bend no further than joints do."""
+    """The pose with every angle clipped to the limits of its joint."""
 
     def clip(angles: tuple[float, float, float], limits: tuple[tuple[int, int], ...]) -> tuple[float, float, float]:
         a, b, c = (min(max(angle, low), high) for angle, (low, high) in zip(angles, limits, strict=True))
@@ -132,33 +131,33 @@ def mirrored(pose: Pose) -> Pose:
 
 
 def rotation_x(degrees: float) -> np.ndarray:
-    """Turns up towards the front: a bow."""
+    """(3, 3) that turns up towards the front, as in a bow."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
 def rotation_y(degrees: float) -> np.ndarray:
-    """Turns the front towards the left."""
+    """(3, 3) that turns the front towards the left."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
 
 
 def rotation_z(degrees: float) -> np.ndarray:
-    """Turns up towards the left."""
+    """(3, 3) that turns up towards the left."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
 @dataclass(frozen=True)
 class Posture:
-    """Where a posed figure's joints are: points (3,) and frames (3, 3) by name, in statures."""
+    """The joints of a posed figure by name: points (3,) in statures and frames (3, 3)."""
 
     points: dict[str, np.ndarray]
     frames: dict[str, Frame]
 
 
 def posture_from(pose: Pose, build: Build, yaw: float) -> Posture:
-    """Forward kinematics from the middle of the hips outward."""
+    """Forward kinematics, starting at the middle of the hips."""
     root = rotation_y(yaw) @ rotation_z(pose.tilt[1]) @ rotation_x(pose.tilt[0])
     bend, lean, turn = (angle / 2 for angle in pose.spine)
     step = rotation_y(turn) @ rotation_z(lean) @ rotation_x(bend)
@@ -176,7 +175,7 @@ def posture_from(pose: Pose, build: Build, yaw: float) -> Posture:
     frames = {"pelvis": root, "waist": middle, "chest": chest, "neck": half_neck, "head": head}
     for side, sign in (("left", 1.0), ("right", -1.0)):
         arm = pose.left_arm if sign > 0 else pose.right_arm
-        raised = max(0.0, max(arm.flex, arm.abduct) - 60.0) / 120.0  # the shoulder girdle follows a raised arm
+        raised = max(0.0, max(arm.flex, arm.abduct) - 60.0) / 120.0  # a raised arm lifts the shoulder
         socket = LEFT * sign * (build.shoulder - 0.022 * raised) - UP * (0.046 - 0.062 * raised)
         points[f"{side}_shoulder"] = points["neck"] + chest @ socket
         points[f"{side}_hip"] = root @ (LEFT * sign * build.hip)
@@ -198,7 +197,7 @@ def _hang_limb(
     sign: float,
     build: Build,
 ) -> None:
-    """Add an arm's or a leg's joints; the right one is the mirror image of the left."""
+    """Add the joints of an arm or a leg; the right limb is the mirror image of the left."""
     side, kind = name.split("_")
     socket, joint, end, tip = (f"{side}_{part}" for part in _LIMB_JOINTS[kind])
     upper = rotation_x(-limb.flex) @ rotation_z(-limb.abduct) @ rotation_y(-limb.twist)
@@ -224,12 +223,12 @@ def _hang_limb(
 
 @dataclass(frozen=True)
 class View:
-    """How a figure is seen: ``scale`` px a stature, from ``distance`` statures, looking down by ``pitch`` degrees."""
+    """A camera: ``scale`` px per stature, ``distance`` statures away, looking down by ``pitch`` degrees."""
 
     scale: float
     pitch: float
     distance: float
-    offset: tuple[float, float] = (0.0, 0.0)  # px: where the middle of the hips comes to lie
+    offset: tuple[float, float] = (0.0, 0.0)  # px: position of the middle of the hips
 
     @cached_property
     def _turn(self) -> np.ndarray:
@@ -240,7 +239,7 @@ class View:
         return float(self._turn[1, 1]), float(self._turn[2, 1])
 
     def project(self, point: np.ndarray) -> np.ndarray:
-        """(3,) statures to (3,) px; z in px too. Rounded to 1/64 px, so that the last bits of sines do not matter."""
+        """(3,) statures to (3,) px, z included. Rounded to 1/64 px, so that the last bits of sines do not matter."""
         x, y, z = point.tolist()
         cosine, sine = self._cosine_sine
         y, z = cosine * y - sine * z, sine * y + cosine * z
@@ -249,11 +248,11 @@ class View:
         return np.array([round(value * 64) / 64 for value in placed])
 
     def directions(self, frame: np.ndarray) -> np.ndarray:
-        """A part's frame (columns left, down, back) in camera axes, rounded likewise."""
+        """The frame of a body part (columns left, down, back) in camera axes, rounded to 2^-20."""
         return np.round(self._turn @ frame * 2**20) / 2**20
 
     def factor(self, point: np.ndarray) -> float:
-        """px a stature at this point, to 1/1024 of the scale."""
+        """px per stature at this point, rounded to 1/1024 of the scale."""
         cosine, sine = self._cosine_sine
         depth = sine * float(point[1]) + cosine * float(point[2])
         return self.scale * round(self.distance / (self.distance + depth) * 1024) / 1024

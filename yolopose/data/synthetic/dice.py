@@ -1,7 +1,7 @@
-"""Random numbers that are the same on every machine and with every version of numpy.
+"""`Dice`, a deterministic random generator: the same numbers on every machine and with every version of numpy.
 
-``numpy.random.Generator`` may change what its distributions return from one release to the next; the raw stream of a
-bit generator may not (NEP 19). So everything here is made from the raw 64-bit words of PCG64.
+The distributions of ``numpy.random.Generator`` may change from one release to the next; the raw stream of a bit
+generator may not (NEP 19). So all numbers here are made from the raw 64-bit words of PCG64.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class Dice:
-    """A stream of random choices fixed by a few non-negative integers, e.g. ``Dice(seed, index)``."""
+    """A stream of random numbers seeded with non-negative integers, e.g. ``Dice(seed, index)``."""
 
     def __init__(self, *words: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(words))
 
     def fork(self) -> Dice:
-        """A stream of its own, so that one more draw in one place does not change every other place."""
+        """An independent stream, so that a part of a scene can draw more numbers without changing the others."""
         return Dice(int(self._bits.random_raw()))
 
     def unit(self) -> float:
@@ -31,12 +31,12 @@ class Dice:
     def uniform(self, low: float, high: float) -> float:
         return low + (high - low) * self.unit()
 
-    def bell(self, centre: float, spread: float) -> float:
-        """Roughly normal around ``centre`` with standard deviation ``spread``, never further than three of them."""
-        return centre + spread * 2.0 * (self.unit() + self.unit() + self.unit() - 1.5)
+    def bell(self, center: float, spread: float) -> float:
+        """Roughly normal with mean ``center`` and standard deviation ``spread``, at most three of them away."""
+        return center + spread * 2.0 * (self.unit() + self.unit() + self.unit() - 1.5)
 
     def integer(self, low: int, high: int) -> int:
-        """An integer of low..high, both included."""
+        """An integer in low..high, both included."""
         return low + int(self._bits.random_raw()) % (high - low + 1)
 
     def chance(self, probability: float) -> bool:
@@ -58,7 +58,7 @@ class Dice:
         return options[-1][0]
 
     def noise(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Independent uint8 noise of this shape."""
+        """Uniform, independent uint8 values of this shape."""
         count = int(np.prod(shape))
         words = self._bits.random_raw((count + 7) // 8).astype("<u8")
         return words.view(np.uint8)[:count].reshape(shape)

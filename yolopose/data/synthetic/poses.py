@@ -1,8 +1,6 @@
-"""What people do every day: each function draws one pose of a kind, all joints a little different every time.
+"""Random poses: a function for each kind of pose, and how often each kind appears in a kind of scene.
 
-What people do less often: kicks, throws, jumps, gymnastics, and whatever joints allow.
-
-Which poses go together in a scene, and how often.
+Every function draws one pose of its kind with random joint angles: everyday poses first, then sport and gymnastics.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from .dice import Dice
 
 
 def idle_arm(dice: Dice) -> Limb:
-    """What an arm does while its owner does something else."""
+    """An arm that takes no part in the pose."""
     return dice.pick_weighted(
         [
             (Limb(dice.bell(0, 10), dice.bell(9, 4), dice.bell(10, 15), dice.uniform(5, 30)), 5.0),
@@ -51,7 +49,7 @@ def stand(dice: Dice) -> Pose:
 
 
 def _stride(dice: Dice, phase: float, swing: float, lift: float, elbow: float) -> tuple[Limb, Limb]:
-    """An arm and the leg of the same side at ``phase`` of a step: 0 both under the body, a quarter leg in front."""
+    """Arm and leg of one side at ``phase`` of a step: 0 both under the body, pi/2 the leg in front."""
     forward, rising = float(np.sin(phase)), max(0.0, float(np.cos(phase)))
     leg = Limb(
         swing * forward + 6, dice.bell(2, 2), dice.bell(-5, 4), 8 + lift * rising + 0.2 * lift * max(0, -forward)
@@ -189,7 +187,7 @@ def crawl(dice: Dice) -> Pose:
 
 
 def ride(dice: Dice) -> Pose:
-    """On a bicycle, of which the seat is painted and the rest left to the imagination."""
+    """On a bicycle, of which only the seat is painted."""
     bow = dice.bell(28, 8)
     pedal = dice.uniform(0, 6.283)
 
@@ -217,7 +215,7 @@ def kick(dice: Dice) -> Pose:
 
 
 def throw(dice: Dice) -> Pose:
-    """A racket or a ball above and behind the head, the other arm in front."""
+    """One hand above and behind the head, as with a racket or a ball, the other arm in front."""
     back = Limb(dice.bell(30, 15), dice.bell(105, 15), dice.bell(-60, 15), dice.uniform(40, 105))
     front = Limb(dice.bell(75, 15), dice.bell(15, 10), 0, dice.uniform(5, 60))
     legs = (Limb(dice.bell(28, 8), 8, -8, dice.uniform(5, 35)), Limb(dice.bell(-16, 6), 8, -15, dice.uniform(5, 30)))
@@ -268,7 +266,7 @@ def cartwheel(dice: Dice) -> Pose:
 
 
 def free(dice: Dice) -> Pose:
-    """Anything the joints allow, so that no pose is quite unheard of."""
+    """Any angles that the joints allow, so that no pose is excluded."""
 
     def arm() -> Limb:
         return Limb(dice.uniform(-40, 175), dice.uniform(-5, 120), dice.uniform(-60, 70), dice.uniform(0, 130))
@@ -301,5 +299,5 @@ UPRIGHT: list[tuple[Draw, float]] = [(stand, 5.0), (walk, 5.0), (run, 0.7), (arm
 
 
 def draw_pose(dice: Dice, kinds: list[tuple[Draw, float]]) -> Pose:
-    """A pose of one of these kinds, within what joints allow."""
+    """A pose of one of these weighted kinds, within the limits of the joints."""
     return within_limits(dice.pick_weighted(kinds)(dice))

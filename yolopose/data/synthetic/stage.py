@@ -1,6 +1,7 @@
-"""Who is in a scene and where: figures on a common ground, near ones larger and lower, sometimes cut by the border.
+"""The contents of a scene: camera, figures and objects, and their layers in painting order.
 
-The layers of a scene from far to near: clutter, seats, people and what stands in front of them.
+Figures stand on a common ground; near ones are larger and lower, and the border may cut them. Layers are ordered from
+far to near: clutter, seats, people, and occluders in front of them.
 """
 
 from __future__ import annotations
@@ -18,25 +19,28 @@ from .objects import CLUTTER, OCCLUDERS, Brush, seat
 from .painter import Light
 from .poses import EVERYDAY, SPORT, UPRIGHT, Draw, draw_pose
 
-SMALLEST = 15.0  # px of stature: below that a person is a smear
+SMALLEST = 15.0  # px of stature: smaller people are unrecognizable
+STATURE_M = 1.7  # meters: sizes of objects relative to people
+
+Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The camera and the kind of scene; lengths in pixels, sizes as shares of the picture's height."""
+    """The camera and the kind of scene; lengths in pixels, sizes relative to the height of the image."""
 
     size_wh: tuple[int, int]
     horizon: float  # y px
     eye: float  # height of the camera in statures
     pitch: float  # degrees the camera looks down
-    sizes: tuple[float, float]  # smallest and largest stature, share of the picture's height
+    sizes: tuple[float, float]  # smallest and largest stature, relative to the height of the image
     poses: list[tuple[Draw, float]]
-    togetherness: float  # chance that a figure stands with the one before
+    togetherness: float  # probability that a figure stands next to the previous one
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A placed figure; ``ground`` is the y px of what it stands on, which orders the scene from far to near."""
+    """A placed figure; ``ground`` is the y px on which it stands, by which the scene is ordered from far to near."""
 
     figure: Figure
     pose: Pose
@@ -44,7 +48,7 @@ class Actor:
 
 
 def random_stage(size_wh: tuple[int, int], dice: Dice) -> Stage:
-    """A scene of one kind: a mixed one, people close by, a crowd, sport, or people far away."""
+    """A random kind of scene: mixed, people close by, a crowd, sport, or people far away."""
     sizes, poses, together = dice.pick_weighted(
         [
             (((0.25, 0.9), EVERYDAY, 0.35), 5.0),
@@ -62,9 +66,9 @@ def random_stage(size_wh: tuple[int, int], dice: Dice) -> Stage:
 
 
 def cast_actors(stage: Stage, count: int, dice: Dice) -> list[Actor]:
-    """``count`` figures from far to near."""
+    """``count`` random figures, ordered from far to near."""
     actors: list[Actor] = []
-    spot: tuple[float, float] | None = None  # x px and scale of the figure before
+    spot: tuple[float, float] | None = None  # x px and scale of the previous figure
     for _ in range(count):
         own = dice.fork()
         scale, x = _spot(stage, spot, own)
@@ -74,14 +78,14 @@ def cast_actors(stage: Stage, count: int, dice: Dice) -> list[Actor]:
 
 
 def _spot(stage: Stage, before: tuple[float, float] | None, dice: Dice) -> tuple[float, float]:
-    """Scale (px a stature) and x px of the next figure."""
+    """Scale (px per stature) and x px of the next figure."""
     width, height = stage.size_wh
     if before is not None and dice.chance(stage.togetherness):
         scale = before[1] * dice.uniform(0.86, 1.16)
         return max(scale, SMALLEST), before[0] + dice.sign() * scale * dice.uniform(0.08, 0.42)
     low, high = stage.sizes
     share = dice.unit()
-    scale = height * low * high / (high + (low - high) * share)  # as many in each doubling of the distance
+    scale = height * low * high / (high + (low - high) * share)  # equally many in each doubling of the distance
     return max(scale, SMALLEST), width * dice.uniform(-0.02, 1.02)
 
 
@@ -90,28 +94,24 @@ def _actor(stage: Stage, scale: float, x: float, dice: Dice) -> Actor:
     yaw = dice.bell(0, 40) + dice.pick((0.0, 0.0, 180.0, 90.0, -90.0))
     posture = posture_from(pose, build, yaw)
     scale = round(scale * 16) / 16
-    centred = Figure(posture, build, look, View(scale, stage.pitch, max(3.0, 900 / scale)))
+    centered = Figure(posture, build, look, View(scale, stage.pitch, max(3.0, 900 / scale)))
     ground = stage.horizon + stage.eye * scale + dice.bell(0, 0.03) * scale
-    head = centred.extent()[1] - centred.ground() + ground
+    head = centered.extent()[1] - centered.ground() + ground
     deepest = stage.size_wh[1] * dice.uniform(0.1, 0.72)
-    if head > deepest:  # too near: little more than hair would show
+    if head > deepest:  # too near: hardly more than hair would be visible
         ground -= head - deepest
     lift = scale * dice.uniform(0.03, 0.3) if pose.support == "air" else 0.0
-    left, _, right, _ = centred.extent()
-    offset = (round(x - (left + right) / 2), round(ground - lift - centred.ground()))
-    return Actor(replace(centred, view=replace(centred.view, offset=offset)), pose, ground)
-
-
-Window = tuple[slice, slice]
-STATURE_M = 1.7  # metres, to size things by the people beside them
+    left, _, right, _ = centered.extent()
+    offset = (round(x - (left + right) / 2), round(ground - lift - centered.ground()))
+    return Actor(replace(centered, view=replace(centered.view, offset=offset)), pose, ground)
 
 
 @dataclass(frozen=True, eq=False)
 class FigureLayer:
-    """A painted figure; ``cover`` (h, w) bool says which pixels of ``window`` are its own."""
+    """A painted figure; ``cover`` (h, w) bool: which pixels of ``window`` it covers."""
 
     painted: PaintedFigure
-    picture_shape: tuple[int, int]
+    image_shape: tuple[int, int]
     window: Window
     cover: np.ndarray
     shadow: tuple[float, float, float]  # px: x, y and half width of its shadow on the ground
@@ -120,13 +120,13 @@ class FigureLayer:
         _cast_shadow(image, *self.shadow)
         part = image[self.window].astype(np.float32)
         part *= 1 - self.painted.alpha[..., None]
-        part += self.painted.colour
+        part += self.painted.color
         image[self.window] = np.clip(part + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class ThingLayer:
-    """Something drawn by ``draw``, which gives the same shapes each time."""
+    """An object; ``draw`` draws the same shapes at every call, ``cover`` (h, w) bool is what it covers."""
 
     draw: Callable[[Brush], None]
     window: Window
@@ -137,7 +137,7 @@ class ThingLayer:
 
 
 def layers_of(actors: list[Actor], stage: Stage, light: Light, dice: Dice) -> list[FigureLayer | ThingLayer]:
-    """Actors (far to near) with the things around them, in painting order."""
+    """The layers of the actors (far to near) and of the objects around them, in painting order."""
     size_wh = stage.size_wh
     placed: list[tuple[float, FigureLayer | ThingLayer]] = []
     for _ in range(dice.integer(0, 5)):
@@ -179,7 +179,7 @@ def _clutter(stage: Stage, dice: Dice) -> tuple[float, ThingLayer]:
 
 
 def _occluder(actor: Actor, size_wh: tuple[int, int], dice: Dice) -> ThingLayer:
-    """Something in front of an actor."""
+    """An object in front of an actor."""
     view = actor.figure.view
     x = view.offset[0] + view.scale * dice.uniform(-0.25, 0.25)
     ground = actor.ground + view.scale * dice.uniform(0.0, 0.12)
@@ -188,7 +188,7 @@ def _occluder(actor: Actor, size_wh: tuple[int, int], dice: Dice) -> ThingLayer:
 
 
 def _seat(actor: Actor, size_wh: tuple[int, int], dice: Dice) -> ThingLayer:
-    """What a seated actor sits on: from the underside of the thighs to the ground."""
+    """The seat of a seated actor, from the underside of the thighs to the ground."""
     view, word = actor.figure.view, dice.integer(0, 2**31)
     x, under = view.offset[0], view.offset[1] + 0.06 * view.scale
     high, wide = max(actor.ground - under, 2.0), view.scale * dice.uniform(0.13, 0.3)
@@ -196,7 +196,7 @@ def _seat(actor: Actor, size_wh: tuple[int, int], dice: Dice) -> ThingLayer:
 
 
 def _cast_shadow(image: np.ndarray, x: float, y: float, half: float) -> None:
-    """Darken the ground in a soft ellipse."""
+    """Darken a soft ellipse on the ground."""
     height, width = image.shape[:2]
     flat = max(half * 0.22, 1.0)
     x0, x1 = max(0, int(x - half)), min(width, int(x + half) + 1)

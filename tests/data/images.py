@@ -1,4 +1,4 @@
-"""Sources of small pictures for tests of augmentation and loader."""
+"""Small labeled images and a source of them, for tests of augmentation, batches and loader."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from yolopose.data.batch import People, as_images, empty_pictures, padded
+from yolopose.data.batch import People, as_nchw, empty_images, padded
 from yolopose.data.sample import DamagedImage, Sample, joined
 from yolopose.runtime.skeleton import Skeleton, generic_skeleton
 
@@ -21,35 +21,35 @@ def sample_of(
     crowd: Sequence[bool] = (),
     label: int = 0,
 ) -> Sample:
-    """Its arrays are read-only, as those of a source."""
+    """A sample with read-only arrays, as those of a source."""
     n = len(boxes)
     corners = np.array(boxes, np.float32).reshape(n, 4)
     areas = (corners[:, 2:] - corners[:, :2]).prod(1) / 2
     sample = Sample(
         image, corners, keypoints.astype(np.float32), areas.astype(np.float32),
-        np.full(n, label, np.int64), np.array(crowd or [False] * n, np.bool_), f"picture {label}",
+        np.full(n, label, np.int64), np.array(crowd or [False] * n, np.bool_), f"image {label}",
     )  # fmt: skip
     for array in (sample.image, sample.boxes, sample.keypoints, sample.areas, sample.labels, sample.crowd):
         array.flags.writeable = False
     return sample
 
 
-class Pictures:
-    """Pictures of noise, their sizes and people drawn from the index; those in ``damaged`` cannot be used."""
+class NoiseImages:
+    """A source of noise images whose sizes and people depend on the index; those in ``damaged`` cannot be used."""
 
     def __init__(
         self, count: int, skeleton: Skeleton = FOUR, most: int = 3, crowd: float = 0.1, damaged: Sequence[int] = ()
     ) -> None:
         self.skeleton, self.classes = skeleton, ("person",)
         self._count, self._damaged = count, set(damaged)
-        self.asked: list[int] = []
+        self.accessed: list[int] = []
         self._samples = [self._make(index, most, crowd) for index in range(count)]
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        self.asked.append(index)
+        self.accessed.append(index)
         if index in self._damaged:
             raise DamagedImage(f"{index}.png", "is damaged")
         return self._samples[index]
@@ -71,7 +71,7 @@ class Pictures:
 
 
 def assert_contract(sample: Sample, side_wh: tuple[int, int], k: int) -> None:
-    """dtype, shape and meaning of all that a Sample says, after augmentation."""
+    """Check dtype, shape and range of every field of an augmented sample."""
     n = len(sample)
     assert (sample.image.shape, sample.image.dtype) == ((side_wh[1], side_wh[0], 3), np.uint8)
     assert (sample.boxes.shape, sample.boxes.dtype) == ((n, 4), np.float32)
@@ -82,10 +82,10 @@ def assert_contract(sample: Sample, side_wh: tuple[int, int], k: int) -> None:
     assert (sample.boxes >= 0).all()
     assert (sample.boxes[:, 2:] <= side_wh).all()
     assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
-    labelled = sample.keypoints[..., 2] > 0
-    assert not sample.keypoints[~labelled].any()
-    assert (sample.keypoints[labelled][:, :2] >= 0).all()
-    assert (sample.keypoints[labelled][:, :2] <= side_wh).all()
+    labeled = sample.keypoints[..., 2] > 0
+    assert not sample.keypoints[~labeled].any()
+    assert (sample.keypoints[labeled][:, :2] >= 0).all()
+    assert (sample.keypoints[labeled][:, :2] <= side_wh).all()
     assert np.isfinite(sample.keypoints).all()
     assert (sample.areas > 0).all()
 
@@ -97,8 +97,8 @@ def assert_same(a: Sample, b: Sample) -> None:
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, People]:
-    """Samples of one picture size -> images and padded people."""
-    pictures = empty_pictures(len(samples), samples[0].image.shape)
-    np.stack([sample.image for sample in samples], out=pictures.numpy())
-    picture = np.repeat(np.arange(len(samples)), [len(sample) for sample in samples])
-    return as_images(pictures), padded(joined([sample.people for sample in samples]), picture, len(samples))
+    """Samples with one image size -> images and padded people."""
+    images = empty_images(len(samples), samples[0].image.shape)
+    np.stack([sample.image for sample in samples], out=images.numpy())
+    image_index = np.repeat(np.arange(len(samples)), [len(sample) for sample in samples])
+    return as_nchw(images), padded(joined([sample.people for sample in samples]), image_index, len(samples))
