@@ -67,7 +67,7 @@ def workers_for(wanted: int | None, device: torch.device, in_memory: bool) -> in
 
     The default is 0 where the network's threads use both of two cores, or the only one, and images are decoded already:
     a worker that interrupts one thread of the network delays the other, which waits for it, and this costs more than
-    making the batch in between on both (docs/log.md). Call ``use_threads`` before.
+    making the batch in between on both (docs/experiments.md). Call ``use_threads`` before.
     """
     if wanted is None:
         cores = int(usable_cores() / local_processes())

@@ -71,7 +71,7 @@ class Validator:
     images              "all" or "with-people" (``evaluation``)
     limit               maximum number of images, evenly spread
     score_threshold     of objectness x class
-    max_candidates      anchors of an image that enter NMS, best first (docs/log.md: from 50 on the same AP)
+    max_candidates      anchors of an image that enter NMS, best first (docs/experiments.md: from 50 on the same AP)
     batch, cache_bytes  as for LetterboxedImages
 
     Raises DataError if average precision is undefined (no image, no labeled person) or the labels have another
