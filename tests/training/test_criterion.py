@@ -121,7 +121,7 @@ def test_mean_of_two_half_batches_equals_the_whole(monkeypatch: pytest.MonkeyPat
     net, people = branch(), some_people(4, 3)
     logits = torch.randn(4, len(SIGMAS), *CELLS)
     whole = net.loss(logits, people)
-    labelled = people.visible.sum() / 2
-    monkeypatch.setattr(criterion, "mean_positives", lambda count: labelled)
+    count = people.visible.sum() / 2
+    monkeypatch.setattr(criterion, "mean_positives", lambda _: count)
     halves = [net.loss(logits[rows], chosen(people, rows)) for rows in (slice(0, 2), slice(2, 4))]
     torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
