@@ -1,8 +1,8 @@
-"""Training speed compared with its bare forward and backward step: how much do data, losses and optimizer cost?
+"""``python -m yolopose.benchmarks.studies.training_speed``: how fast a training is, beside the forward and
+backward step inside it.
 
-``python -m yolopose.benchmarks.studies.training_speed`` takes the flags of ``yolopose-train``. Both alternate in one
-process, on the same data and settings: `bare` is the network's forward and backward on a batch in memory, without
-losses; `whole` is the complete training step, from waiting for the batch to the averaged weights.
+Both take turns in one process, on the same data and settings: `bare` is network forward and backward on a batch that
+is there, without losses; `whole` is all that a training does, from waiting for the batch to the averaged weights.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ import torch
 from yolopose.data.batch import Batch
 from yolopose.data.loader import Order
 from yolopose.model.pose_net import gmacs
-from yolopose.runtime.console import Console, run, usage_errors
+from yolopose.runtime.console import Console, run
 from yolopose.runtime.errors import UsageError
-from yolopose.training.command import train_parser
-from yolopose.training.processes import device_for, keep_memory, use_threads, workers_for
-from yolopose.training.run import fits_in_memory, new_net, open_session, preload, stream_of
-from yolopose.training.train_step import Engine
+from yolopose.training.options import read_session_options, train_parser
+from yolopose.training.resources import device_for, images_fit, keep_memory, use_threads, workers_for
+from yolopose.training.run import new_net, open_inputs, preload, source_bytes, stream_of
+from yolopose.training.train_step import TrainStep
 
 ROUNDS, STEPS = 7, 12
-READY = 6  # at most so many batches are loaded during a bare turn: used up before the clock starts
+READY = 6  # batches that wait after a bare turn, at most: taken before the clock starts
 
 
-def measure(engine: Engine, stream: Iterator[Batch], console: Console) -> dict[str, Any]:
-    """Images per second, medians of ``ROUNDS`` turns of ``STEPS`` steps of each kind, after one turn of warm-up."""
+def measure(step: TrainStep, stream: Iterator[Batch], console: Console) -> dict[str, Any]:
+    """Images a second of ``ROUNDS`` turns of ``STEPS`` steps each way, the first turn left out as warm-up."""
     batch = next(stream)
     bare, whole, waiting = [], [], []
     for _ in console.progress(range(ROUNDS + 1), ROUNDS + 1, "turns"):
-        bare.append(STEPS * len(batch.images) / _bare_steps(engine, batch))
+        bare.append(STEPS * len(batch.images) / _bare_steps(step, batch))
         for _ in range(READY):
-            engine.train_step(next(stream))
+            step(next(stream))
         started, waited = time.perf_counter(), 0.0
         for _ in range(STEPS):
             requested = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - requested
-            engine.train_step(batch)
+            step(batch)
         spent = time.perf_counter() - started
         whole.append(STEPS * len(batch.images) / spent)
         waiting.append(waited / spent)
@@ -57,43 +57,40 @@ def measure(engine: Engine, stream: Iterator[Batch], console: Console) -> dict[s
     }
 
 
-def _bare_steps(engine: Engine, batch: Batch) -> float:
-    images = engine.images(batch)
+def _bare_steps(step: TrainStep, batch: Batch) -> float:
+    images = step.images(batch)
     started = time.perf_counter()
     for _ in range(STEPS):
-        with torch.autocast(engine.device.type, engine.autocast, enabled=engine.autocast is not None):
-            raw = engine.net.head(engine.net.features(images))
+        with torch.autocast(step.device.type, step.autocast, enabled=step.autocast is not None):
+            raw = step.net.head(step.net.features(images))
         torch.stack([part.float().mean() for part in raw[:4]]).sum().backward()
-        engine.net.zero_grad(set_to_none=True)
-    if engine.device.type == "cuda":
-        torch.cuda.synchronize(engine.device)
+        step.net.zero_grad(set_to_none=True)
+    if step.device.type == "cuda":
+        torch.cuda.synchronize(step.device)
     return time.perf_counter() - started
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.resume:
         raise UsageError("speed is measured on a new run; leave --resume out")
-    with usage_errors():
-        use_threads(arguments.threads)
-        session = open_session(arguments, console)
-    settings = session.settings
-    order = Order(len(session.source), settings.batch, settings.seed)
+    session = read_session_options(arguments)
+    use_threads(session.threads)
+    inputs = open_inputs(arguments, session, console)
+    settings = inputs.settings
+    order = Order(len(inputs.source), settings.batch, settings.seed)
     needed = (ROUNDS + 1) * (READY + STEPS) + 1
     if settings.epochs * order.steps_per_epoch < needed:
-        raise UsageError(
-            f"{needed} steps are needed, and --epochs {settings.epochs} of this data has fewer: give more --epochs"
-        )
-    net = new_net(session, console)
+        raise UsageError(f"{needed} steps are measured; --epochs {settings.epochs} of this data has fewer: give more")
+    net = new_net(inputs, console)
     side = settings.augment.side
-    with usage_errors():
-        device = device_for(arguments.device)
+    device = device_for(session.device)
     keep_memory(device)
-    engine = Engine(net, settings, order.steps_per_epoch, device)
-    in_memory = fits_in_memory(session.source, settings)
-    workers = workers_for(arguments.workers, device, in_memory)
-    preload(session.source, settings, in_memory, console)
-    stream = stream_of(session.source, settings, order, workers, pin_memory=device.type == "cuda")(0)
-    figures = measure(engine, stream, console)
+    step = TrainStep(net, settings, order.steps_per_epoch, device)
+    in_memory = images_fit(source_bytes(inputs.source, settings))
+    workers = workers_for(session.workers, device, in_memory)
+    preload(inputs.source, settings, in_memory, console)
+    stream = stream_of(inputs.source, settings, order, workers, pin_memory=device.type == "cuda")(0)
+    figures = measure(step, stream, console)
     document = {
         "network": net.config.name, "side": side, "gmacs": gmacs(net, (side, side)), "batch": settings.batch,
         "precision": settings.precision, "optimizer": settings.optimizer,

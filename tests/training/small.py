@@ -1,4 +1,4 @@
-"""Networks, data and a trainer so small that a step takes milliseconds."""
+"""Networks, data and a trainer for which a step takes milliseconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from yolopose.model.pose_net import PoseNet
 from yolopose.model.sizes import COCO_P6_ANCHORS, build
 from yolopose.runtime.console import Console
 from yolopose.training.settings import TrainSettings
-from yolopose.training.train_step import Engine
+from yolopose.training.train_step import TrainStep
 from yolopose.training.trainer import Interrupt, Trainer
 
 from ..data.images import collate
@@ -39,8 +39,10 @@ CONFIGS = {
     "yolo26": small_config("yolo26-pose", SIZE),
 }
 AUGMENT = AugmentSettings(size=SIZE, mosaic=0.5)
-SETTINGS = TrainSettings(  # SGD: the smallest checkpoints, and reading and writing them is what takes time here
-    epochs=4, batch=BATCH, warmup=1, precision="fp32", close_epochs=1, augment=AUGMENT, optimizer="sgd"
+SETTINGS = (
+    TrainSettings(  # SGD: its checkpoints are the smallest, and most of the time goes into reading and writing them
+        epochs=4, batch=BATCH, warmup=1, precision="fp32", close_epochs=1, augment=AUGMENT, optimizer="sgd"
+    )
 )
 
 
@@ -52,7 +54,7 @@ def small_net(family: str = "yolox", seed: int = 0) -> PoseNet:
 
 def small_source(count: int = COUNT) -> SyntheticSource:
     source = SyntheticSource(SyntheticScenes(count, (SIZE, SIZE), seed=3, people=(1, 2)))
-    source._kept = [_drawn(count, index) for index in range(count)]  # here, not by processes of their own
+    source._kept = [_drawn(count, index) for index in range(count)]  # in this process; preload() would start others
     return source
 
 
@@ -67,7 +69,7 @@ def small_batch(source: SyntheticSource, count: int = BATCH) -> Batch:
 
 
 class Record(Console):
-    """Keeps what it is told."""
+    """Keeps the lines that it would print."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,15 +80,15 @@ class Record(Console):
 
 
 class StopAt(Interrupt):
-    """Ctrl-C when so many steps of the run are done."""
+    """Requests a stop, as Ctrl-C does, once ``step`` steps of the run are done."""
 
     def __init__(self, trainer: Trainer, step: int) -> None:
         super().__init__()
-        self.engine, self.step = trainer.engine, step
+        self.train_step, self.step = trainer.train_step, step
 
     @property
-    def wanted(self) -> bool:
-        if self.engine.step >= self.step:
+    def requested(self) -> bool:
+        if self.train_step.step >= self.step:
             self.reason = "SIGINT"
         return self.reason is not None
 
@@ -94,28 +96,28 @@ class StopAt(Interrupt):
 def small_trainer(
     folder: Path, settings: TrainSettings = SETTINGS, net: PoseNet | None = None, validator: Any = None
 ) -> tuple[Trainer, list[dict[str, float | None]], Record]:
-    """With the rows that it reports and the lines that it says."""
+    """A trainer, the rows that it reports and what it prints."""
     source = small_source()
     order = Order(len(source), settings.batch, settings.seed)
-    engine = Engine(net or small_net(), settings, order.steps_per_epoch)
+    step = TrainStep(net or small_net(), settings, order.steps_per_epoch)
     augment = Augment(source, settings.augment)
 
     def stream(first_step: int) -> Iterator[Batch]:
-        return batches(order, lambda epoch: augment, first_step=first_step, last_step=engine.total_steps, workers=0)
+        return batches(order, lambda epoch: augment, first_step=first_step, last_step=step.total_steps, workers=0)
 
     rows: list[dict[str, float | None]] = []
     console = Record()
     folder.mkdir(exist_ok=True)
-    return Trainer(engine, stream, validator, folder, console, lambda row, _: rows.append(row)), rows, console
+    return Trainer(step, stream, validator, folder, console, lambda row, _: rows.append(row)), rows, console
 
 
 def save_scenes(folder: Path, count: int = COUNT, seed: int = 3) -> Path:
-    """Labels in COCO format, pictures of them beside."""
+    """Write labels in COCO format and their images; the labels' path."""
     return SyntheticScenes(count, (SIZE, SIZE), seed=seed, people=(1, 2)).save_coco(folder)
 
 
 def changed(labels: Path, **entries: Any) -> dict[str, Any]:
-    """Rewrites a JSON file with other top-level entries; the document."""
+    """Rewrite a JSON file with other top-level entries; the new document."""
     document: dict[str, Any] = json.loads(labels.read_text(encoding="utf-8")) | entries
     labels.write_text(json.dumps(document), encoding="utf-8")
     return document

@@ -1,4 +1,4 @@
-"""``yolopose-train`` from the outside: what it writes, what it refuses, and how it stops."""
+"""``yolopose-train`` as a command: the run folder, resuming, wrong usage, damaged data, signals."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ import torch
 
 from tests.training.small import COUNT, SIZE, changed, save_scenes, small_net
 from yolopose.checkpoints import load, read_extra, save
-from yolopose.data.coco import read_coco
 from yolopose.data.synthetic import SyntheticScenes
 from yolopose.model.sizes import SIZES
 from yolopose.runtime.images import read_image
-from yolopose.training.command import main, options_of, train_parser
+from yolopose.training.command import main
+from yolopose.training.options import train_parser
 from yolopose.training.report import read_metrics
-from yolopose.training.run_folder import label_facts
 
 pytest.importorskip("pycocotools")
 
@@ -46,7 +45,7 @@ def _scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def labels(_scenes: Path, tmp_path: Path) -> Path:
-    """Of a data set that a test may damage."""
+    """Labels of a data set that a test may damage."""
     shutil.copytree(_scenes.parent, tmp_path / "data")
     return tmp_path / "data" / _scenes.name
 
@@ -60,7 +59,7 @@ def words(labels: Path, output: Path, *more: object, model: str = "tiny") -> lis
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int, *given: object) -> str:
-    """What the command says when it ends with ``code``."""
+    """What the command prints on stderr when it ends with ``code``."""
     capsys.readouterr()
     assert main([str(word) for word in given]) == code
     said = capsys.readouterr()
@@ -74,7 +73,7 @@ def document(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_run_leaves_a_folder_that_says_all(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_folder_of_a_new_run(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert main([*words(labels, run, "--val", labels, "--json"), "--seed", "7"]) == 0
     said = capsys.readouterr()
@@ -97,11 +96,11 @@ def test_a_run_leaves_a_folder_that_says_all(labels: Path, tmp_path: Path, capsy
     assert metrics["epoch"] == [1.0, 2.0]
     assert load(run / "best.pt").config == load(run / "last.pt").config
     lines = said.err.splitlines()
-    assert len([line for line in lines if line.startswith("epoch ")]) == 2  # no bar where there is no terminal
+    assert len([line for line in lines if line.startswith("epoch ")]) == 2  # no progress bar without a terminal
 
 
-def test_resume_goes_on_exactly(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped by the limit of time in the middle of an epoch; losses of metrics.csv and weights are as in one go."""
+def test_resumed_run_equals_an_uninterrupted_one(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by the time limit within an epoch: losses in metrics.csv and weights are equal."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     more = ("--epochs", 3, "--precision", "bf16")
     assert main(words(labels, whole, *more)) == 0
@@ -111,19 +110,19 @@ def test_resume_goes_on_exactly(labels: Path, tmp_path: Path, monkeypatch: pytes
     assert read_extra(parts / "last.pt")["training"]["engine"]["step"] == 1
     assert main(["--resume", str(parts), "--workers", "1", "--no-tensorboard"]) == 0
     assert document(parts)["outcome"]["finished"]
-    assert [sitting["first_epoch"] for sitting in document(parts)["sittings"]] == [1, 1]
+    assert [session["first_epoch"] for session in document(parts)["sessions"]] == [1, 1]
     one, two = (read_metrics(folder / "metrics.csv") for folder in (whole, parts))
     for name in set(one) - {"images_per_second", "waiting", "minutes"}:
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
     one_net, two_net = (load(folder / "last.pt").state_dict() for folder in (whole, parts))
     assert all(torch.equal(one_net[name], two_net[name]) for name in one_net)
-    # A run that is over is over.
+    # Resuming a finished run changes nothing.
     before = (parts / "last.pt").read_bytes()
     assert main(["--resume", str(parts), "--workers", "0", "--no-tensorboard"]) == 0
     assert (parts / "last.pt").read_bytes() == before
 
 
-def test_resume_needs_its_own_checkpoint(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_what_cannot_be_resumed(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert "no run.json" in refused(capsys, 2, "--resume", run)
     assert main(words(labels, run, "--max-minutes", 1e-9)) == 0
@@ -140,7 +139,9 @@ def test_resume_needs_its_own_checkpoint(labels: Path, tmp_path: Path, capsys: p
     (run / "last.pt").write_bytes(good[: len(good) // 2])
     assert "last.pt" in refused(capsys, 1, "--resume", run)
     (run / "last.pt").unlink()
-    assert "has no last.pt, its run ended before the first; delete" in refused(capsys, 2, "--resume", run)
+    assert "has no last.pt, because its run ended before the first checkpoint; delete" in refused(
+        capsys, 2, "--resume", run
+    )
     (run / "last.pt").write_bytes(good)
 
     facts = document(run)
@@ -152,7 +153,7 @@ def test_resume_needs_its_own_checkpoint(labels: Path, tmp_path: Path, capsys: p
     assert "sha256" in refused(capsys, 2, "--resume", run)
 
 
-def test_a_run_goes_on_without_the_weights_it_began_with(labels: Path, tmp_path: Path) -> None:
+def test_resumes_without_the_initial_weights(labels: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     save(small_net(seed=5), weights)
     run = tmp_path / "run"
@@ -165,7 +166,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(labels: Path, tmp_path:
     assert len(document(run)["weights"]["sha256"]) == 64
 
 
-def test_the_demo_network_as_weights(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trains_from_the_demo_weights(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     given = words(labels, run, "--weights", "demo", "--imgsz", SIZE, "--epochs", 1)
     at = given.index("--model")
@@ -175,26 +176,28 @@ def test_the_demo_network_as_weights(labels: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("name", ["grid.jpg", "grid.png"])
-def test_show_samples_draws_and_stops(
+def test_show_samples_draws_and_exits(
     labels: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(labels, tmp_path / "run", "--show-samples", tmp_path / name, "--json")) == 0
     assert json.loads(capsys.readouterr().out) == {"samples": str(tmp_path / name)}
     assert min(read_image(tmp_path / name).shape[:2]) > SIZE
     assert not (tmp_path / "run").exists()
-    assert ".jpg or .png" in refused(capsys, 2, *words(labels, tmp_path / "run", "--show-samples", "grid.gif"))
+    assert "--show-samples must be a .jpg or .png file" in refused(
+        capsys, 2, *words(labels, tmp_path / "run", "--show-samples", "grid.gif")
+    )
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--model", "yolox-pose-xxl"), "there is no network called 'yolox-pose-xxl'; choose one of yolox-pose-nano"),
+        (("--model", "yolox-pose-xxl"), "--model 'yolox-pose-xxl' is unknown; choose one of yolox-pose-nano"),
         (("--imgsz", 80), "--imgsz must be a multiple of 32 for tiny, got 80"),
         (("--imgsz", 0), "--imgsz must be a multiple of 32 for tiny, got 0"),
         (("--model", "tiny-p6", "--imgsz", 96), "--imgsz must be a multiple of 64 for tiny-p6, got 96"),
         (("--window", 48), "--window must be a multiple of 32 for tiny, got 48"),
         (("--window", 96), "window must lie in"),
-        (("--precision", "fp16"), "fp16 needs a GPU"),
+        (("--precision", "fp16"), "--precision fp16 needs a GPU"),
         (("--device", "tpu"), "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         (("--threads", 0), "--threads must be at least 1, got 0"),
         (("--workers", -1), "--workers must not be negative, got -1"),
@@ -215,16 +218,16 @@ def test_wrong_usage(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_an_absent_gpu(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "sees no GPU" in refused(capsys, 2, *words(labels, tmp_path / "run", "--device", "cuda"))
 
 
-def test_nothing_to_train_on_or_with(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_missing_data_and_model(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no data: give --data" in refused(capsys, 2, "--model", "tiny")
-    assert "name a --model (yolox-pose-nano," in refused(capsys, 2, "--data", labels)
+    assert "give --model (yolox-pose-nano," in refused(capsys, 2, "--data", labels)
 
 
-def test_a_folder_that_exists(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_an_output_folder_with_files(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     assert "exists; give another --output or --resume" in refused(capsys, 2, *words(labels, tmp_path / "run"))
@@ -241,12 +244,12 @@ def nan_coordinates(labels: Path) -> None:
     first_annotation(labels, keypoints=[float("nan"), *points[1:]])
 
 
-def twice(labels: Path) -> None:
+def duplicate_id(labels: Path) -> None:
     annotations = json.loads(labels.read_text(encoding="utf-8"))["annotations"]
     changed(labels, annotations=[*annotations, annotations[0]])
 
 
-def boxes_alone(labels: Path) -> None:
+def no_keypoints(labels: Path) -> None:
     read = json.loads(labels.read_text(encoding="utf-8"))
     for entry in [*read["annotations"], *read["categories"]]:
         entry.pop("keypoints")
@@ -258,7 +261,7 @@ def no_images(labels: Path) -> None:
     changed(labels, images=[], annotations=[])
 
 
-def pictures_gone(labels: Path) -> None:
+def images_missing(labels: Path) -> None:
     shutil.rmtree(labels.parent / "images")
 
 
@@ -268,13 +271,13 @@ def pictures_gone(labels: Path) -> None:
         (lambda labels: labels.unlink(), "no such file"),
         (lambda labels: labels.write_text("{"), "not JSON"),
         (no_images, "no images"),
-        (boxes_alone, "no category with keypoints"),
+        (no_keypoints, "no category with keypoints"),
         (nan_coordinates, "keypoints that are not finite"),
-        (twice, "is used twice"),
-        (pictures_gone, "8 of 8 images are missing"),
+        (duplicate_id, "is used twice"),
+        (images_missing, "8 of 8 images are missing"),
     ],
 )
-def test_labels_that_cannot_be_used(
+def test_rejects_damaged_labels(
     damage: Any, said: str, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(labels)
@@ -282,7 +285,7 @@ def test_labels_that_cannot_be_used(
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_unlike_the_skeleton(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_labels_with_another_skeleton(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from yolopose.runtime.skeleton import LSP_14
 
     other = tmp_path / "lsp.json"
@@ -296,7 +299,7 @@ def test_labels_unlike_the_skeleton(labels: Path, tmp_path: Path, capsys: pytest
     assert "train on data of one skeleton" in error
 
 
-def test_mirrored_pictures_need_to_know_left_from_right(
+def test_mirroring_needs_left_and_right_keypoints(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     categories = json.loads(labels.read_text(encoding="utf-8"))["categories"]
@@ -307,7 +310,7 @@ def test_mirrored_pictures_need_to_know_left_from_right(
     assert main(words(labels, tmp_path / "run", "--mirror", 0)) == 0
 
 
-def test_other_classes_in_validation(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_other_classes_in_validation(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.json"
     shutil.copy(labels, other)
     categories = json.loads(other.read_text(encoding="utf-8"))["categories"]
@@ -317,59 +320,41 @@ def test_other_classes_in_validation(labels: Path, tmp_path: Path, capsys: pytes
     assert "['goalkeeper']" in refused(capsys, 1, *words(labels, tmp_path / "run", "--val", val))
 
 
-def test_paths_hold_from_any_directory(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(labels.parent)
-    given = train_parser().parse_args(["--data", "a.json:b", "c.yaml", "synthetic:3", "--val", "d.json"])
-    options = options_of(given)
-    here = str(labels.parent)
-    assert options.data == [f"{here}/a.json:{here}/b", f"{here}/c.yaml", "synthetic:3"]
-    assert (options.val, options.images) == (f"{here}/d.json", None)
-
-
 @pytest.mark.parametrize("flags", [("--epochs", "300"), ("--optimizer", "adamw"), ("--val", "x.json")])
-def test_resume_refuses_what_it_would_not_obey(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A value that happens to be the default is not obeyed either."""
+def test_resume_rejects_flags_that_it_would_ignore(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Default values too."""
     assert flags[0] in refused(capsys, 2, "--resume", "runs/x", *flags)
 
 
-def test_changed_labels_are_another_data_set(labels: Path) -> None:
-    before = label_facts(read_coco(labels, labels.parent / "images"))
-    annotations = json.loads(labels.read_text(encoding="utf-8"))["annotations"]
-    annotations[0]["keypoints"][0] += 1
-    changed(labels, annotations=annotations)
-    after = label_facts(read_coco(labels, labels.parent / "images"))
-    assert {key for key in before if before[key] != after[key]} == {"sha256", "labels"}
-
-
-def test_boxes_outside_are_told_and_counted(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_boxes_outside_the_image_are_reported(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first_annotation(labels, bbox=[-20.0, 0.0, 60.0, 60.0])
     assert main(words(labels, tmp_path / "run", "--epochs", 1)) == 0
     said = capsys.readouterr().err
-    assert "reaches beyond the image of 64 x 64; clipped" in said
-    assert "1 problems in the labels; training goes on" in said
+    assert "reaches beyond the picture of 64 x 64; clipped" in said
+    assert "1 problems in the labels; training continues" in said
     assert len(document(tmp_path / "run")["label_problems"]) == 1
 
 
-def test_damaged_pictures_are_skipped_by_name(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = sorted((labels.parent / "images").iterdir())
-    pictures[2].write_bytes(b"no picture")
+def test_damaged_images_are_skipped_and_named(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = sorted((labels.parent / "images").iterdir())
+    images[2].write_bytes(b"no image")
     assert main(words(labels, tmp_path / "run", "--val", labels)) == 0
     said = capsys.readouterr().err
     assert said.count("skipped ") == len(set(line for line in said.splitlines() if line.startswith("skipped ")))
-    assert f"skipped {pictures[2]}" in said
+    assert f"skipped {images[2]}" in said
     assert "could not be used; run.json names them" in said
     named = document(tmp_path / "run")["outcome"]["damaged_images"]
     assert named
-    assert all(pictures[2].name in name for name in named)
+    assert all(images[2].name in name for name in named)
 
-    for picture in pictures:
-        picture.write_bytes(b"no picture")
+    for image in images:
+        image.write_bytes(b"no image")
     for workers in (0, 1):
         error = refused(capsys, 1, *words(labels, tmp_path / f"w{workers}", "--workers", workers))
         assert "none of 8 pictures" in error
 
 
-def test_a_full_disk(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     assert main(words(labels, run, "--max-minutes", 1e-9)) == 0
     before = (run / "last.pt").read_bytes()
@@ -378,7 +363,7 @@ def test_a_full_disk(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def full(descriptor: int) -> None:
         written.append(os.fstat(descriptor).st_size)
-        if written[-1] > 50_000:  # small files still find a place
+        if written[-1] > 50_000:  # small files still fit
             raise OSError(28, "No space left on device")
         usual(descriptor)
 
@@ -389,7 +374,7 @@ def test_a_full_disk(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
 
 
-def test_a_loss_that_is_not_finite(
+def test_divergence_keeps_the_previous_checkpoint(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from yolopose.training.criterion import Criterion
@@ -408,7 +393,7 @@ def test_a_loss_that_is_not_finite(
     load(tmp_path / "run" / "last.pt")
 
 
-def test_pictures_without_matplotlib(
+def test_trains_without_matplotlib(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -429,7 +414,7 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class Process:
-    """A real ``yolopose-train`` in a group of processes of its own, as a terminal starts it."""
+    """A real ``yolopose-train`` in its own process group, as a terminal starts it."""
 
     def __init__(self, labels: Path, output: Path, *more: object) -> None:
         code = "import sys; from yolopose.training.command import main; sys.exit(main())"
@@ -439,13 +424,13 @@ class Process:
             start_new_session=True,
         )  # fmt: skip
         limit = time.monotonic() + 120
-        while not (output / "metrics.csv").exists():  # an epoch is done: training is under way
+        while not (output / "metrics.csv").exists():  # the first epoch is done
             assert self.done.poll() is None, self.done.communicate()
             assert time.monotonic() < limit
             time.sleep(0.05)
 
     def stop(self, number: int) -> tuple[int, str, str]:
-        """Send ``number`` to all its processes; exit code and what it said."""
+        """Send signal ``number`` to all its processes; exit code, stdout and stderr."""
         os.killpg(self.done.pid, number)
         out, err = self.done.communicate(timeout=60)
         with pytest.raises(ProcessLookupError):  # no worker is left
@@ -454,7 +439,7 @@ class Process:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_leaves_a_checkpoint_that_resumes(number: signal.Signals, labels: Path, tmp_path: Path) -> None:
+def test_signal_writes_a_checkpoint_that_resumes(number: signal.Signals, labels: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code, out, err = Process(labels, run, "--json").stop(number)
     assert code == 130, err

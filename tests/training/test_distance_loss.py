@@ -1,4 +1,4 @@
-"""Losses of a distance head."""
+"""Loss of the distance head and task-aligned assignment, which is compared with a loop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from yolopose.data.batch import People
@@ -13,10 +15,12 @@ from yolopose.model.heads import HeadOutput
 from yolopose.model.heads.distance import DistanceHead
 from yolopose.model.layer_table import DistanceSettings
 from yolopose.training import distance_loss
-from yolopose.training.distance_loss import DistanceLoss
+from yolopose.training.distance_loss import EPSILON, IOU_POWER, SCORE_POWER, DistanceLoss, assign
+from yolopose.training.label_assignment import AnchorPredictions
 from yolopose.training.settings import KEYPOINT_LOSSES, LossSettings
+from yolopose.training.similarity import iou
 
-from .people import SIGMAS, nobody, some_people
+from .people import POINTS, PRIORS, SIGMAS, chosen, nobody, pairs, predictions_near, some_people
 
 SIZE, STRIDES = 64, (8, 16)
 SETTINGS = {
@@ -48,8 +52,8 @@ def gradients(raw: HeadOutput, terms: dict[str, Tensor]) -> tuple[Tensor, ...]:
     )
 
 
-def terms_of(head: DistanceHead, raw: HeadOutput, people: People, **settings: object) -> dict[str, Tensor]:
-    found = DistanceLoss(head, SIGMAS, LossSettings(**settings))(raw, people)  # type: ignore[arg-type]
+def terms_of(head: DistanceHead, raw: HeadOutput, people: People, **options: object) -> dict[str, Tensor]:
+    found = DistanceLoss(head, SIGMAS, LossSettings(**options))(raw, people)  # type: ignore[arg-type]
     expected = {"box", "classes", "keypoints", "visibility"} | ({"distribution"} if head.settings.bins > 1 else set())
     assert found.keys() == expected
     assert all(math.isfinite(term.item()) and term.ndim == 0 for term in found.values())
@@ -58,12 +62,12 @@ def terms_of(head: DistanceHead, raw: HeadOutput, people: People, **settings: ob
 
 
 def perfect(head: DistanceHead, people: People) -> HeadOutput:
-    """Every point predicts the only person of its picture; one says so, all others that there is nobody."""
+    """Every point predicts the only person of its image; one has a high score, all others a low one."""
     raw = raw_of(head, len(people.valid))
     grid, stride = raw.priors[0, :2].T, raw.priors[0, 2, :, None]
-    centres = (grid + 0.5) * stride
+    centers = (grid + 0.5) * stride
     box, points = people.boxes[:, :1], people.keypoints[:, 0, None]
-    distances = torch.cat((centres - box[..., :2], box[..., 2:] - centres), dim=2) / stride  # (B, N, 4)
+    distances = torch.cat((centers - box[..., :2], box[..., 2:] - centers), dim=2) / stride  # (B, N, 4)
     if head.settings.bins > 1:
         values = torch.arange(head.settings.bins)
         distances = (-100.0 * (distances[..., None] - values).abs()).flatten(2)
@@ -79,7 +83,7 @@ def perfect(head: DistanceHead, people: People) -> HeadOutput:
 
 
 @pytest.mark.parametrize("keypoint_loss", KEYPOINT_LOSSES)
-def test_perfect_predictions_cost_nothing(keypoint_loss: str) -> None:
+def test_perfect_predictions_have_zero_loss(keypoint_loss: str) -> None:
     people = some_people(2, 1)._replace(boxes=torch.tensor([[[4.0, 12, 52, 60]], [[4.0, 4, 60, 44]]]))
     head = head_of("once")
     raw = perfect(head, people)
@@ -91,7 +95,7 @@ def test_perfect_predictions_cost_nothing(keypoint_loss: str) -> None:
     assert terms["keypoints"] > 0.01
 
 
-def test_a_distribution_costs_least_where_its_mass_lies_beside_the_distance() -> None:
+def test_distribution_term_rises_away_from_the_distance() -> None:
     people = some_people(1, 1)._replace(boxes=torch.tensor([[[4.0, 4, 60, 44]]]))
     head = head_of("bins")
     raw = perfect(head, people)
@@ -111,15 +115,15 @@ def test_every_term_has_a_gradient(kind: str, classes: int) -> None:
     terms = terms_of(head, raw, people)
     assert all(term.item() > 0 for term in terms.values())
     boxes, logits, keypoints = gradients(raw, terms)
-    assert logits.all()  # background learns everywhere
-    learning = keypoints.abs().sum(1) > 0
-    assert ((boxes.abs().sum(1) > 0) <= learning).all()
-    assert learning.sum() == 6 if kind == "once" else learning.sum() > 6
+    assert logits.all()  # background is trained everywhere
+    trained = keypoints.abs().sum(1) > 0
+    assert ((boxes.abs().sum(1) > 0) <= trained).all()
+    assert trained.sum() == 6 if kind == "once" else trained.sum() > 6
 
 
 @every_kind
 @pytest.mark.parametrize("people", [nobody(), nobody(most=2)])
-def test_without_people_classes_alone_learn(kind: str, people: People) -> None:
+def test_without_people_only_classes_have_a_gradient(kind: str, people: People) -> None:
     head = head_of(kind)
     raw = raw_of(head, 2)
     terms = terms_of(head, raw, people)
@@ -130,7 +134,7 @@ def test_without_people_classes_alone_learn(kind: str, people: People) -> None:
     assert not keypoints.any()
 
 
-def test_people_without_keypoints_teach_box_and_class() -> None:
+def test_people_without_keypoints_train_box_and_class() -> None:
     people = some_people()
     people = people._replace(visible=torch.zeros_like(people.visible))
     head = head_of("bins")
@@ -141,7 +145,7 @@ def test_people_without_keypoints_teach_box_and_class() -> None:
     assert not gradients(raw, terms)[2].any()
 
 
-def test_nothing_is_taught_in_a_region_to_ignore() -> None:
+def test_crowd_regions_are_not_trained() -> None:
     people = some_people(1, 2)
     people = people._replace(
         boxes=torch.tensor([[[8.0, 8, 30, 30], [32.0, 0, 64, 64]]]),
@@ -156,9 +160,85 @@ def test_nothing_is_taught_in_a_region_to_ignore() -> None:
     assert logits[x < 32].all()
 
 
-def test_weight_of_the_keypoint_term_alone() -> None:
+def test_keypoint_weight_changes_only_the_keypoint_term() -> None:
     head, people = head_of("bins"), some_people()
     raw = raw_of(head, 2)
     usual, given = terms_of(head, raw, people), terms_of(head, raw, people, keypoint_weight=7.0)
     expected = usual | {"keypoints": usual["keypoints"] / distance_loss.KEYPOINTS["oks"] * 7}
     torch.testing.assert_close(given, expected)
+
+
+def assign_by_loops(predictions: AnchorPredictions, people: People, most: int) -> dict[tuple[int, int, int], float]:
+    """``assign`` as it is described, with loops: quality of each matched pair."""
+    found = {}
+    for image in range(len(people.valid)):
+        t: dict[int, dict[int, float]] = {}
+        overlaps = {}
+        for person in people.valid[image].nonzero().flatten().tolist():
+            x1, y1, x2, y2 = people.boxes[image, person].tolist()
+            places = [((c + 0.5) * s, (r + 0.5) * s, s) for c, r, s in PRIORS[0].T.tolist()]
+            inside = [n for n, (x, y, _) in enumerate(places) if x1 < x < x2 and y1 < y < y2]
+            near = [
+                n for n, (x, y, s) in enumerate(places) if max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2)) < 2.5 * s
+            ]
+            t[person] = {}
+            for n in inside or near:
+                u = float(iou(predictions.boxes[image, n], people.boxes[image, person]))
+                s = float(predictions.scores[image, n, people.labels[image, person]])
+                t[person][n], overlaps[person, n] = max(s, EPSILON) ** SCORE_POWER * max(u, EPSILON) ** IOU_POWER, u
+        wishes = {person: sorted(values, key=values.__getitem__)[-most:] for person, values in t.items()}
+        owner: dict[int, int] = {}
+        while any(wishes.values()):
+            for n in {n for wanted in wishes.values() for n in wanted}:
+                owner[n] = max((p for p in wishes if n in wishes[p]), key=lambda p: t[p][n])
+            lost = [person for person in wishes if person not in owner.values()]
+            free = {p: [n for n in t[p] if n not in owner] for p in lost}
+            wishes = {p: [max(free[p], key=t[p].__getitem__)] for p in lost if free[p]}
+        for person, values in t.items():
+            got = [n for n in values if owner.get(n) == person]
+            for n in got:
+                best = max(t[person][m] for m in got), max(overlaps[person, m] for m in got)
+                found[image, n, person] = t[person][n] / best[0] * best[1]
+    return found
+
+
+@given(
+    st.integers(0, 10_000), st.floats(1, 15), st.integers(1, 4), st.sampled_from([1, 3]), st.sampled_from([1, 4, 10])
+)
+@settings(max_examples=25, deadline=None)
+def test_task_aligned_assignment_equals_the_loops(
+    seed: int, spread: float, count: int, classes: int, most: int
+) -> None:
+    people = some_people(2, count, classes=classes, seed=seed)
+    people.valid[0, 0] = seed % 3 > 0
+    predictions = predictions_near(people, seed, spread, classes)
+    matches, quality = assign(predictions.boxes, predictions.scores, PRIORS, people, most)
+    expected = assign_by_loops(predictions, people, most)
+    assert pairs(matches) == set(expected)
+    wanted = [expected[pair] for pair in zip(*(part.tolist() for part in matches), strict=True)]
+    torch.testing.assert_close(quality, torch.tensor(wanted), rtol=1e-3, atol=1e-6)
+
+
+def test_one_point_per_person_for_equal_boxes() -> None:
+    people = some_people(1, 4, seed=3)
+    people = people._replace(boxes=people.boxes[:, :1].expand(-1, 4, -1).contiguous())  # equal boxes
+    predictions = predictions_near(people, 0, 1.0)
+    matches, quality = assign(predictions.boxes, predictions.scores, PRIORS, people, 1)
+    assert sorted(matches.person.tolist()) == [0, 1, 2, 3]
+    assert len(set(matches.point.tolist())) == 4
+    assert (quality > 0.3).all()
+
+
+@pytest.mark.parametrize("people", [nobody(), nobody(most=2)])
+def test_task_aligned_assignment_without_people(people: People) -> None:
+    predictions = predictions_near(people, 0, 1.0)
+    matches, quality = assign(predictions.boxes, predictions.scores, PRIORS, people, 10)
+    assert len(matches.point) == len(quality) == 0
+
+
+def test_people_are_matched_when_predictions_are_nan() -> None:
+    people = chosen(some_people(), slice(1))
+    predictions = predictions_near(people, 0, 1.0)
+    matches, quality = assign(predictions.boxes * torch.nan, predictions.scores, PRIORS, people, 10)
+    assert set(matches.person.tolist()) == {0, 1, 2}
+    assert POINTS > len(matches.point) == len(quality)

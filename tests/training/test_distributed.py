@@ -1,4 +1,4 @@
-"""Two processes train as one does: losses, gradients and weights; and a whole run under torchrun."""
+"""Two processes give the losses, gradients and weights of one; a whole run under torchrun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.training.small import SIZE, save_scenes
 from tests.training.two_processes import CASES, measured
 from yolopose.checkpoints import load, read_extra
 from yolopose.training.command import main
-from yolopose.training.processes import gathered, mean_positives, rank, world_size
+from yolopose.training.distributed import gathered, mean_positives, rank, world_size
 from yolopose.training.report import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,14 +42,16 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     return [torch.load(folder / f"{i}-of-2.pt", weights_only=False) for i in range(2)]
 
 
-def test_one_process_is_a_world_of_its_own() -> None:
+def test_one_process_has_rank_0_of_1() -> None:
     assert (rank(), world_size(), gathered(3)) == (0, 1, [3])
     assert float(mean_positives(torch.tensor(0))) == 1
     assert float(mean_positives(torch.tensor(5))) == 5
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
-def test_losses_gradients_and_weights_are_those_of_one(case: tuple[str, str], both: list[dict[Any, Any]]) -> None:
+def test_losses_gradients_and_weights_equal_those_of_one_process(
+    case: tuple[str, str], both: list[dict[Any, Any]]
+) -> None:
     one = measured(*case, 0, 1)
     for name, loss in one["losses"].items():
         assert np.mean([each[case]["losses"][name] for each in both]) == pytest.approx(loss, rel=1e-4, abs=1e-6), name
@@ -61,12 +63,12 @@ def test_losses_gradients_and_weights_are_those_of_one(case: tuple[str, str], bo
             assert float((first - expected).detach().abs().max()) < tolerance * scale, f"{kind} of {name}"
 
 
-def test_processes_tell_each_other(both: list[dict[Any, Any]]) -> None:
+def test_processes_share_values_and_divergence(both: list[dict[Any, Any]]) -> None:
     assert [each["gathered"] for each in both] == [["of 0", "of 1"]] * 2
     assert all("not finite at epoch 1, step 1 of 2" in each["diverges"] for each in both)
 
 
-def test_all_stop_where_one_is_to(both: list[dict[Any, Any]]) -> None:
+def test_all_processes_stop_when_one_is_interrupted(both: list[dict[Any, Any]]) -> None:
     first, second = (each["stops"] for each in both)
     for found in (first, second):
         assert (found["finished"], found["reason"], found["step"], found["rows"]) == (False, "SIGTERM", 1, 0)
@@ -92,7 +94,7 @@ def arguments(labels: Path, output: Path, *more: object) -> list[object]:
 
 
 @pytest.mark.slow
-def test_a_run_under_torchrun_is_that_of_one_process(tmp_path: Path) -> None:
+def test_run_under_torchrun_equals_that_of_one_process(tmp_path: Path) -> None:
     labels = save_scenes(tmp_path / "data")
     started = torchrun(*arguments(labels, tmp_path / "two", "--epochs", 1, "--json"))
     out, err = started.communicate(timeout=240)
@@ -114,7 +116,7 @@ def test_a_run_under_torchrun_is_that_of_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_passes_a_signal_on(tmp_path: Path) -> None:
+def test_signal_stops_a_run_under_torchrun(tmp_path: Path) -> None:
     labels, run = save_scenes(tmp_path / "data"), tmp_path / "run"
     started = torchrun(*arguments(labels, run, "--epochs", 300))
     limit = time.monotonic() + 180
@@ -130,7 +132,7 @@ def test_torchrun_passes_a_signal_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_with_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
+def test_rejects_a_batch_that_processes_cannot_share_evenly(tmp_path: Path) -> None:
     labels = save_scenes(tmp_path / "data")
     started = torchrun(*arguments(labels, tmp_path / "run", "--batch", 5))
     _, err = started.communicate(timeout=240)

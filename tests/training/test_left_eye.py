@@ -1,10 +1,10 @@
-"""Why the published networks put left eye and left ear far outside the person, and that ours do not.
+"""Why published networks predict left eye and left ear far outside the person, and that new networks here do not.
 
 The published code adds its priors of objectness and class to channels 4, 10, 16 and 5, 11, 17 of the box branch, as if
-those were three anchors of (box, objectness, class). Under its layout of channels all 18 belong to the first anchor:
-10 is y of keypoint 1 (left eye), 16 y of keypoint 3 (left ear), 11 and 17 their confidences. Left and right, and the
-first and the other anchors, should fare alike; so right eye, right ear and the other anchors are the controls here.
-`pytest -s` prints the figures.
+those were three anchors of (box, objectness, class). In its channel layout all 18 belong to the first anchor: 10 is y
+of keypoint 1 (left eye), 16 y of keypoint 3 (left ear), 11 and 17 their confidences. Right eye, right ear and the other
+anchors are the controls: results for left and right, and for the first and the other anchors, should be equal.
+`pytest -s` prints the numbers.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ LEFT, RIGHT = [1, 3], [2, 4]  # eye and ear
 
 
 class State(NamedTuple):
-    """Of left and right eye and ear, over all matches of one kind of anchor."""
+    """State of left and right eye and ear, over all matches of one kind of anchor."""
 
     error: dict[str, float]  # median distance from the label, in sqrt(area) of the person
     confidence: dict[str, float]  # median
-    pulled: dict[str, float]  # share of labelled points whose gradient of the keypoint loss is not exactly 0 in float32
+    pulled: dict[str, float]  # share of labeled points whose gradient of the keypoint loss is not exactly 0
 
 
-def head(legacy: bool, initialisation: str, channels: tuple[int, ...] = CHANNELS) -> AnchorHead:
+def head(legacy: bool, initialization: str, channels: tuple[int, ...] = CHANNELS) -> AnchorHead:
     torch.manual_seed(0)
     new = AnchorHead(
         channels, STRIDES, COCO_P6_ANCHORS, 17, 1, keypoint_branch="plain", legacy_layout=legacy,
         activation="silu",
     )  # fmt: skip
-    if initialisation == "published":
+    if initialization == "published":
         publish(new)
     return new
 
 
 @torch.no_grad()
 def publish(head: AnchorHead) -> None:
-    """The published initialisation, by its description: biases as torch makes them, plus priors on the box branch."""
+    """The published initialization: PyTorch's random biases plus priors on the box branch."""
     for level, stride in enumerate(STRIDES):
         for conv in (head.box_predictions[level], head.keypoint_predictions[level]):
             assert isinstance(conv, torch.nn.Conv2d)
@@ -75,8 +75,8 @@ def people() -> People:
 
 @pytest.fixture(scope="module")
 def features(people: People) -> list[Tensor]:
-    """What a trained trunk would tell: where the nearest person's box is, in strides; so that what the head, one 1x1
-    convolution, learns from one person serves all. With some noise."""
+    """Features of an imagined trained backbone: the position of the nearest person's box, in strides, and noise. The
+    head, one 1x1 convolution, can then predict every person."""
     generator = torch.Generator().manual_seed(1)
     maps = []
     for stride in STRIDES:
@@ -89,8 +89,8 @@ def features(people: People) -> list[Tensor]:
         offset = centre - grid[:, :, None]
         parts = torch.cat((offset, (high - low).expand_as(offset)), dim=-1) / stride  # (B, cells, cells, G, 4)
         nearest = away.argmin(dim=-1)[..., None, None].expand(-1, -1, -1, 1, 4)
-        told = parts.gather(3, nearest)[:, :, :, 0].permute(0, 3, 1, 2) / 4
-        maps.append(torch.cat((told, 0.1 * torch.randn(SCENES, 12, cells, cells, generator=generator)), dim=1))
+        encoded = parts.gather(3, nearest)[:, :, :, 0].permute(0, 3, 1, 2) / 4
+        maps.append(torch.cat((encoded, 0.1 * torch.randn(SCENES, 12, cells, cells, generator=generator)), dim=1))
     return maps
 
 
@@ -98,19 +98,19 @@ def look(head: AnchorHead, loss: AnchorLoss, features: list[Tensor], people: Peo
     """State of the matches of the first anchor shape of each level, or of the other two."""
     raw = head(features)
     sizes = level_sizes(raw.priors, STRIDES)
-    images, positives, rows = match_anchors(people, loss.shapes, loss.strides, sizes)
+    images, points, rows = match_anchors(people, loss.shapes, loss.strides, sizes)
     (pull,) = torch.autograd.grad(loss(raw, people)["keypoints"], raw.keypoints)
-    priors = raw.priors[:, :, positives]
+    priors = raw.priors[:, :, points]
     kind = torch.isin(priors[0, 3], loss.shapes[:, 0, 0])  # widths of the first shapes; no other has one of them
     kind = kind if first else ~kind
-    xy, confidence = head.decode_keypoints(raw.keypoints[images, :, positives].T[None], priors)
+    xy, confidence = head.decode_keypoints(raw.keypoints[images, :, points].T[None], priors)
     error = (xy[0].permute(2, 0, 1) - people.keypoints[images, rows]).norm(dim=-1)
     error = error / people.areas[images, rows].sqrt()[:, None]
-    moved = pull[images, :, positives].unflatten(1, (17, 3))[..., :2].norm(dim=-1) > 0
+    moved = pull[images, :, points].unflatten(1, (17, 3))[..., :2].norm(dim=-1) > 0
     seen = people.visible[images, rows] & kind[:, None]
 
-    def of(values: Tensor, points: list[int]) -> Tensor:
-        return values[:, points][seen[:, points]].float().detach()
+    def of(values: Tensor, keypoints: list[int]) -> Tensor:
+        return values[:, keypoints][seen[:, keypoints]].float().detach()
 
     sides = {"left": LEFT, "right": RIGHT}
     assert all(len(of(error, points)) > 20 for points in sides.values())
@@ -140,7 +140,7 @@ def train(head: AnchorHead, features: list[Tensor], people: People, robust: floa
     return found
 
 
-def test_where_the_published_initialisation_puts_them() -> None:
+def test_published_initialization_predicts_them_far_away() -> None:
     """Offsets from the cell, as measured in published networks before training: -112, -177, -266 and -351 px."""
     net = head(True, "published", CHANNELS_OF_S6)
     raw = net([torch.zeros(1, channels, 4, 4) for channels in CHANNELS_OF_S6])
@@ -156,8 +156,8 @@ def test_where_the_published_initialisation_puts_them() -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_where_ours_puts_them(legacy: bool) -> None:
-    net = head(legacy, "ours")
+def test_new_networks_predict_them_at_their_cells(legacy: bool) -> None:
+    net = head(legacy, "new")
     raw = net([torch.zeros(1, channels, 4, 4) for channels in CHANNELS])
     xy, confidence = net.decode_keypoints(raw.keypoints, raw.priors)
     cells = (raw.priors[:, :2] * raw.priors[:, 2:3])[:, None].expand_as(xy)
@@ -165,9 +165,9 @@ def test_where_ours_puts_them(legacy: bool) -> None:
     torch.testing.assert_close(confidence, torch.full_like(confidence, 0.5))
 
 
-def test_published_initialisation_never_recovers_under_oks(features: list[Tensor], people: People) -> None:
-    """Not one label of left eye and ear has a gradient, so nothing that is learned can bring them back."""
-    print("\npublished initialisation, OKS alone")
+def test_published_initialization_never_recovers_under_oks(features: list[Tensor], people: People) -> None:
+    """No label of left eye and ear has a gradient, so training cannot correct them."""
+    print("\npublished initialization, OKS alone")
     before, after, others = train(head(True, "published"), features, people, robust=0)
     assert before.error["left"] > 3 * before.error["right"]
     assert before.pulled["left"] == after.pulled["left"] == 0
@@ -179,22 +179,24 @@ def test_published_initialisation_never_recovers_under_oks(features: list[Tensor
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_ours_treats_left_and_right_alike_under_oks(features: list[Tensor], people: People, legacy: bool) -> None:
-    """They start within the person, and as many have a gradient as of their twins. That is not many: OKS alone is slow
-    for eyes and ears of whatever side, which is what the robust term is for."""
-    print(f"\nour initialisation, {'legacy' if legacy else 'clean'} layout, OKS alone")
-    for state in train(head(legacy, "ours"), features, people, robust=0):
+def test_new_networks_train_left_and_right_equally_under_oks(
+    features: list[Tensor], people: People, legacy: bool
+) -> None:
+    """They start inside the person, and as many labels have a gradient on the left as on the right. These are few: with
+    OKS alone eyes and ears of both sides train slowly, which is the reason for the robust term."""
+    print(f"\nnew initialization, {'legacy' if legacy else 'clean'} layout, OKS alone")
+    for state in train(head(legacy, "new"), features, people, robust=0):
         assert max(state.error.values()) < 1.2
         assert min(state.pulled.values()) > 0.15
 
 
-@pytest.mark.parametrize(("legacy", "initialisation"), [(True, "published"), (False, "ours")])
-def test_the_robust_term_reaches_them(
-    features: list[Tensor], people: People, legacy: bool, initialisation: str
+@pytest.mark.parametrize(("legacy", "initialization"), [(True, "published"), (False, "new")])
+def test_robust_term_gives_every_label_a_gradient(
+    features: list[Tensor], people: People, legacy: bool, initialization: str
 ) -> None:
-    """All labels have a gradient; people are learned in these few steps, even from the published initialisation."""
-    print(f"\n{initialisation} initialisation, {'legacy' if legacy else 'clean'} layout, with the robust term")
-    before, after, others = train(head(legacy, initialisation), features, people, robust=LossSettings().robust)
+    """Errors become small in these few steps, even from the published initialization."""
+    print(f"\n{initialization} initialization, {'legacy' if legacy else 'clean'} layout, with the robust term")
+    before, after, others = train(head(legacy, initialization), features, people, robust=LossSettings().robust)
     assert min(min(state.pulled.values()) for state in (before, after, others)) == 1
-    assert after.error["left"] < (0.2 * before.error["left"] if initialisation == "published" else 0.3)
+    assert after.error["left"] < (0.2 * before.error["left"] if initialization == "published" else 0.3)
     assert max(after.error["right"], *others.error.values()) < 0.3

@@ -1,4 +1,4 @@
-"""Every family learns eight photographs by heart: network, losses, loop and validation fit together."""
+"""Every network family overfits eight images: network, losses, loop and validation work together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE, STEPS = 192, 240  # an epoch is one step
 
 @pytest.fixture
 def labels(data_dir: Path, tmp_path: Path) -> str:
-    """Of eight pictures of coco-mini with one person each, the largest: at 192 px small ones are a few pixels."""
+    """Eight images of coco-mini with one large person each: at 192 px small people are a few pixels."""
     source = data_dir / "coco-mini"
     document = json.loads((source / "person_keypoints.json").read_text(encoding="utf-8"))
     people: dict[int, list[dict[str, float]]] = {}
@@ -46,7 +46,7 @@ def labels(data_dir: Path, tmp_path: Path) -> str:
 
 
 def four_times_as_wide(weights: Path) -> Path:
-    """New weights for the network of that file, whose layers of eight channels are too few to learn much."""
+    """New weights for the network in the file, whose layers of eight channels are too small to overfit."""
     config = load(weights).config
     table = config.table
     assert table is not None
@@ -61,7 +61,7 @@ def four_times_as_wide(weights: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["yolox-pose-nano", "yolov5s6-pose", "yolov8n-pose.pt", "yolo26n-pose.pt"])
-def test_eight_photographs_are_learnt_by_heart(
+def test_overfits_eight_images(
     family: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = ["--model", family]
@@ -69,7 +69,7 @@ def test_eight_photographs_are_learnt_by_heart(
         start = ["--weights", str(four_times_as_wide(unpacked(family, tmp_path)))]
     if family == "yolov5s6-pose":
         monkeypatch.setitem(SIZES, family, replace(SIZES[family], width=0.25))
-    # Statistics of batch norm that remember 33 steps would still be those of an earlier network after so few.
+    # By default batch norm averages over 33 steps, too many for so short a run.
     monkeypatch.setattr(blocks, "BN_MOMENTUM", 0.1)
     # 240 checkpoints would take as long as the training.
     save = Trainer.save

@@ -1,4 +1,4 @@
-"""The pictures show what they are given, wherever it lies."""
+"""Image grids: size, positions of labels and predictions, any coordinates."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def sample(people: int = 1, size_wh: tuple[int, int] = (200, 100), name: str = "
     )
 
 
-def test_grid(tmp_path: Path) -> None:
+def test_grid_size(tmp_path: Path) -> None:
     samples = [sample(), sample(0), sample(3, (50, 300)), sample(2), sample()]
     sheet = read_image(grid(samples, COCO_17, tmp_path / "grid.png", columns=3, cell=120))
     assert sheet.shape == (2 * 120 + 2, 3 * 120 + 4, 3)
     assert read_image(grid(samples, COCO_17, tmp_path / "grid.jpg", columns=9, cell=64)).shape[:2] == (64, 5 * 66 - 2)
 
 
-def test_labels_lie_where_they_are_in_the_picture(tmp_path: Path) -> None:
-    """A picture of 200 x 100 in a cell of 100: everything at half its place, 25 px lower."""
+def test_labels_are_drawn_at_their_positions(tmp_path: Path) -> None:
+    """An image of 200 x 100 in a cell of 100: coordinates are halved and 25 px lower."""
     one = sample(0)
     bare = read_image(grid([one], COCO_17, tmp_path / "bare.png", cell=100))
     box = np.array([[40, 20, 120, 60]], np.float32)
@@ -58,7 +58,7 @@ def test_labels_lie_where_they_are_in_the_picture(tmp_path: Path) -> None:
     np.testing.assert_allclose(changed[changed[:, 0] > 30].mean(axis=0), (50, 50), atol=1)
 
 
-def test_anything_can_be_drawn(tmp_path: Path) -> None:
+def test_draws_coordinates_that_are_not_finite(tmp_path: Path) -> None:
     wild = sample(2, name="Größe/图.jpg")
     wild.boxes[0] = -1e30, np.nan, np.inf, 1e30
     wild.keypoints[0, :, 0] = np.inf
@@ -67,8 +67,8 @@ def test_anything_can_be_drawn(tmp_path: Path) -> None:
     assert grid([wild], COCO_17, tmp_path / "wild.jpg").is_file()
 
 
-def test_wrong_requests(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="0 pictures"):
+def test_rejects_empty_grids_and_other_suffixes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="0 images"):
         grid([], COCO_17, tmp_path / "grid.jpg")
     with pytest.raises(ValueError, match="0 columns"):
         grid([sample()], COCO_17, tmp_path / "grid.jpg", columns=0)
@@ -76,7 +76,7 @@ def test_wrong_requests(tmp_path: Path) -> None:
         grid([sample()], COCO_17, tmp_path / "grid.gif")
 
 
-def test_truth_beside_prediction(tmp_path: Path) -> None:
+def test_predictions_are_right_of_the_labels(tmp_path: Path) -> None:
     labels = SyntheticScenes(4, (160, 120), seed=3, people=(0, 3)).save_coco(tmp_path)
     dataset = read_coco(labels, tmp_path / "images", COCO_17)
     nobody = {id: PoseResult.empty(17) for id in dataset.images}
@@ -97,4 +97,4 @@ def test_truth_beside_prediction(tmp_path: Path) -> None:
     for before, after in pairwise(sheets):
         changed = (before != after).any(axis=2)
         assert changed[:, 130:258].any()  # the best person below the threshold, then the other one
-        assert not changed[:, :128].any()  # the truth is the truth
+        assert not changed[:, :128].any()  # labels are the same

@@ -1,4 +1,4 @@
-"""Memory that a training keeps, as a process that runs nothing else sees it; processes that make batches."""
+"""Resources of a training: memory that the process keeps, number of workers, device, image memory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 
-from yolopose.training import processes as resources
+from yolopose.runtime.errors import UsageError
+from yolopose.training import resources
 
-# Page faults of making, filling and dropping 64 MiB: each block that comes anew from the system has 16,384 pages.
+# Page faults of allocating, filling and freeing 64 MiB: a block that is new from the system has 16,384 pages.
 SCRIPT = """
 import resource, sys, torch
 from yolopose.training.resources import keep_memory
@@ -25,15 +26,15 @@ print(*(faults() for _ in range(12)))
 
 
 def _faults(device: str) -> int:
-    """The fewest of a round: where blocks lie decides after how many they fit into what was freed."""
+    """The fewest of several rounds: the position of blocks decides when they fit into freed memory."""
     run = subprocess.run([sys.executable, "-c", SCRIPT, device], capture_output=True, text=True, check=True)
     return min(int(count) for count in run.stdout.split())
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what glibc asks of Linux")
-def test_memory_stays_for_training_on_a_cpu_alone() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults under glibc on Linux")
+def test_freed_memory_is_kept_only_for_training_on_a_cpu() -> None:
     assert _faults("cpu") < 10
-    assert _faults("cuda") > 30  # as glibc has it; with huge pages 32
+    assert _faults("cuda") > 30  # glibc's default; with huge pages 32
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,9 @@ def test_memory_stays_for_training_on_a_cpu_alone() -> None:
         (16, "cuda", True, 8), (16, "cuda", False, 8),
     ],
 )  # fmt: skip
-def test_workers(monkeypatch: pytest.MonkeyPatch, cores: float, device: str, in_memory: bool, workers: int) -> None:
+def test_default_workers(
+    monkeypatch: pytest.MonkeyPatch, cores: float, device: str, in_memory: bool, workers: int
+) -> None:
     monkeypatch.setattr(resources, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
@@ -57,5 +60,24 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert resources.workers_for(None, torch.device("cpu"), True) == 0
     assert resources.workers_for(None, torch.device("cuda"), True) == 1
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # the other core is free
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # the network leaves one core free
     assert resources.workers_for(None, torch.device("cpu"), True) == 1
+
+
+def test_rejects_values_that_flags_do_not_accept() -> None:
+    with pytest.raises(UsageError, match="--workers must not be negative, got -1"):
+        resources.workers_for(-1, torch.device("cpu"), True)
+    with pytest.raises(UsageError, match="--threads must be at least 1, got 0"):
+        resources.use_threads(0)
+    with pytest.raises(UsageError, match="--device must be auto, cpu, cuda or cuda:N, got 'tpu'"):
+        resources.device_for("tpu")
+
+
+def test_images_fit_in_a_share_of_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    size = resources.image_bytes(100, 640)
+    assert size == 100 * 640 * 480 * 3
+    monkeypatch.setattr(resources, "free_memory", lambda: 4 * size)
+    assert resources.images_fit(size)
+    monkeypatch.setattr(resources, "free_memory", lambda: 3 * size)
+    assert not resources.images_fit(size)

@@ -1,4 +1,4 @@
-"""Validation while training gives the reference's people and figures, for any network in any state."""
+"""Validation during training: people and AP of the reference, for any network, diverged ones included."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from yolopose.runtime.errors import DataError
 from yolopose.runtime.images import read_image
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17, LSP_14
-from yolopose.training.validate import PictureBatch, Validator
+from yolopose.training.validate import ImageBatch, Validator
 
 pytest.importorskip("pycocotools")
 
@@ -36,14 +36,14 @@ CONFIGS = {
 
 
 def tiny(family: str = "yolox-pose", classes: tuple[str, ...] = ("person",)) -> PoseNet:
-    """A network of random weights that finds many overlapping people of any score."""
+    """A network with random weights that predicts many overlapping people of any score."""
     torch.manual_seed(1)
     net = build(CONFIGS[family], classes=classes)
     with torch.no_grad():
         for name, parameter in net.head.named_parameters():
             if "predictions" in name:
                 parameter.normal_(0, 1.0 if parameter.ndim == 4 else 0.1)
-        for module in net.modules():  # some history, so that folding batch norm has something to fold
+        for module in net.modules():  # statistics for which folding batch norm changes the weights
             if isinstance(module, torch.nn.BatchNorm2d):
                 assert module.running_mean is not None
                 assert module.running_var is not None
@@ -73,7 +73,7 @@ def assert_same_people(ours: PoseResult, theirs: PoseResult) -> None:
 
 @pytest.mark.parametrize("candidates", [40, 10_000])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_people_are_those_of_the_reference(scenes: CocoKeypoints, family: str, candidates: int) -> None:
+def test_people_equal_those_of_the_reference(scenes: CocoKeypoints, family: str, candidates: int) -> None:
     net = tiny(family)
     reference = ReferenceEstimator(net, 0.05, 0.5, 20, SHAPE, candidates)
     expected = {id: reference.one(read_image(image.path)) for id, image in scenes.images.items()}
@@ -104,7 +104,7 @@ def test_several_classes(scenes: CocoKeypoints) -> None:
         assert_same_people(ours.results[image_id], reference.one(read_image(image.path)))
 
 
-def test_the_network_stays_as_it_is(scenes: CocoKeypoints) -> None:
+def test_network_is_not_changed(scenes: CocoKeypoints) -> None:
     net = tiny().train()
     net.backbone.eval()  # batch norm frozen in part
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -114,7 +114,7 @@ def test_the_network_stays_as_it_is(scenes: CocoKeypoints) -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_pictures_are_read_once_if_they_fit(scenes: CocoKeypoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_read_once_if_they_fit(scenes: CocoKeypoints, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
 
     def counting(path: Path) -> np.ndarray:
@@ -132,7 +132,7 @@ def test_pictures_are_read_once_if_they_fit(scenes: CocoKeypoints, monkeypatch: 
     assert len(set(results)) == 1
 
 
-def test_conventions_and_limit(scenes: CocoKeypoints) -> None:
+def test_conventions_limit_and_invalid_arguments(scenes: CocoKeypoints) -> None:
     net = tiny()
     everyone = Validator(scenes, COCO_17, net.input, SHAPE)(net).ap
     with_people = Validator(scenes, COCO_17, net.input, SHAPE, "with-people")(net).ap
@@ -150,7 +150,7 @@ def test_conventions_and_limit(scenes: CocoKeypoints) -> None:
 def test_progress_sees_every_batch(scenes: CocoKeypoints) -> None:
     seen: list[int] = []
 
-    def progress(items: Iterable[PictureBatch], total: int, label: str) -> Iterable[PictureBatch]:
+    def progress(items: Iterable[ImageBatch], total: int, label: str) -> Iterable[ImageBatch]:
         for item in items:
             seen.append(total)
             yield item
@@ -160,7 +160,7 @@ def test_progress_sees_every_batch(scenes: CocoKeypoints) -> None:
     assert seen == [3, 3, 3]
 
 
-def test_bfloat16_stays_near(scenes: CocoKeypoints) -> None:
+def test_bfloat16_finds_about_as_many_candidates(scenes: CocoKeypoints) -> None:
     net = tiny()
     validate = Validator(scenes, COCO_17, net.input, SHAPE, score_threshold=0.2)
     full, half = validate(net).results, validate(net, torch.bfloat16).results
@@ -170,8 +170,8 @@ def test_bfloat16_stays_near(scenes: CocoKeypoints) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize("part", ["box", "keypoint", "objectness", "class"])
-def test_a_diverged_network_finds_nobody(scenes: CocoKeypoints, part: str, value: float) -> None:
-    """Whatever is broken: no crash, no warning, and a note unless the numbers are sound after all."""
+def test_diverged_network_has_no_people_and_a_note(scenes: CocoKeypoints, part: str, value: float) -> None:
+    """Whichever predictions are not finite: no exception or warning, and a note where results are affected."""
     net = tiny()
     with torch.no_grad():
         for conv in getattr(net.head, f"{part}_predictions"):
@@ -187,14 +187,14 @@ def test_a_diverged_network_finds_nobody(scenes: CocoKeypoints, part: str, value
         assert outcome.note is None
 
 
-def test_nan_weights(scenes: CocoKeypoints) -> None:
+def test_nan_weights_give_no_finite_predictions(scenes: CocoKeypoints) -> None:
     net = tiny()
     with torch.no_grad():
         next(net.parameters()).fill_(float("nan"))
     assert Validator(scenes, COCO_17, net.input, SHAPE)(net).not_finite == 5
 
 
-def test_damaged_pictures_are_named_and_left_out(tmp_path: Path) -> None:
+def test_damaged_images_are_named_and_left_out(tmp_path: Path) -> None:
     labels = SyntheticScenes(3, (160, 120), seed=3, people=(1, 2)).save_coco(tmp_path)
     dataset = read_coco(labels, tmp_path / "images", COCO_17)
     paths = [image.path for image in dataset.images.values()]
@@ -210,7 +210,7 @@ def test_damaged_pictures_are_named_and_left_out(tmp_path: Path) -> None:
         Validator(dataset, COCO_17, net.input, SHAPE)(net)
 
 
-def test_data_that_cannot_be_scored(scenes: CocoKeypoints, tmp_path: Path) -> None:
+def test_rejects_data_without_defined_ap(scenes: CocoKeypoints, tmp_path: Path) -> None:
     labels = SyntheticScenes(2, (64, 64), people=(0, 0)).save_coco(tmp_path)
     nobody = read_coco(labels, tmp_path / "images", COCO_17)
     with pytest.raises(DataError, match="none of 2 validation images has a person"):
@@ -222,8 +222,8 @@ def test_data_that_cannot_be_scored(scenes: CocoKeypoints, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_trained_network_on_real_photographs(data_dir: Path, trained_checkpoint: Path) -> None:
-    """493 photographs: the figures that PyTorch's reference and the artifact gave (docs/experiments.md)."""
+def test_trained_network_on_real_photographs(data_dir: Path, trained_checkpoint: Path) -> None:
+    """493 photographs: the AP of the PyTorch reference and of the artifact (docs/experiments.md)."""
     net = yolopose.load(trained_checkpoint)
     dataset = read_coco(data_dir / "lspet" / "val.json", data_dir / "lspet" / "images", LSP_14)
     ap = Validator(dataset, LSP_14, net.input, (256, 256), score_threshold=0.001)(net).ap

@@ -1,6 +1,6 @@
 """One of several processes that train together, for test_distributed.py: ``python -m ... FOLDER RANK WORLD_SIZE``.
 
-Writes what it found to FOLDER/RANK-of-WORLD_SIZE.pt.
+Writes its results to FOLDER/RANK-of-WORLD_SIZE.pt.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from tests.training.small import SETTINGS, small_batch, small_net, small_source, small_trainer
 from yolopose.data.batch import Batch, People
-from yolopose.training.processes import gathered
-from yolopose.training.train_step import Diverged, Engine
+from yolopose.training.distributed import gathered
+from yolopose.training.train_step import Diverged, TrainStep
 from yolopose.training.trainer import Interrupt
 
 CASES = [(family, people) for family in ("yolox", "yolov5", "yolov8", "yolo26") for people in ("all", "half", "none")]
@@ -24,7 +24,7 @@ FROZEN = replace(SETTINGS, freeze_bn=True)
 
 
 def global_batch(people: str) -> Batch:
-    """Four pictures; "half": only the pictures of the first process have people."""
+    """Four images; "half": only the images of the first process have people."""
     batch = small_batch(small_source(4))
     if people == "all":
         return batch
@@ -41,30 +41,30 @@ def share(batch: Batch, rank: int, world_size: int) -> Batch:
 
 def measured(family: str, people: str, rank: int, world_size: int) -> dict[str, Any]:
     """Losses and gradients of one step, and the weights after three."""
-    engine = Engine(small_net(family), FROZEN, steps_per_epoch=2)
+    step = TrainStep(small_net(family), FROZEN, steps_per_epoch=2)
     batch = share(global_batch(people), rank, world_size)
-    terms = engine.losses(batch)
+    terms = step.losses(batch)
     torch.stack(list(terms.values())).sum().backward()
-    gradients = {name: p.grad for name, p in engine.trainable.named_parameters()}
+    gradients = {name: p.grad for name, p in step.trainable.named_parameters()}
     assert not [name for name, gradient in gradients.items() if gradient is None]
     found = {"losses": {n: float(t.detach()) for n, t in terms.items()}, "gradients": dict(gradients)}
-    engine.optimizer.zero_grad(set_to_none=True)
+    step.optimizer.zero_grad(set_to_none=True)
     for _ in range(3):
-        engine.train_step(batch)
-    return {**found, "weights": dict(engine.trainable.named_parameters())}
+        step(batch)
+    return {**found, "weights": dict(step.trainable.named_parameters())}
 
 
 def diverges(rank: int) -> str:
     """The loss of the last process is not finite."""
-    engine = Engine(small_net(), FROZEN, steps_per_epoch=2)
+    step = TrainStep(small_net(), FROZEN, steps_per_epoch=2)
     batch = share(global_batch("all"), rank, 2)
-    usual = engine.criterion.forward
+    usual = step.criterion.forward
     if rank == 1:
-        engine.criterion.forward = lambda *given: {  # type: ignore[method-assign]
+        step.criterion.forward = lambda *given: {  # type: ignore[method-assign]
             name: term * torch.nan for name, term in usual(*given).items()
         }
     try:
-        engine.train_step(batch)
+        step(batch)
     except Diverged as error:
         return str(error)
     return ""
@@ -79,7 +79,7 @@ def stops(folder: Path, rank: int) -> dict[str, Any]:
         trainer.progress.damaged["seen-by-one.jpg"] = "seen-by-one.jpg: cut short"
     finished = trainer.run(interrupt)
     return {
-        "finished": finished, "reason": interrupt.reason, "step": trainer.engine.step, "rows": len(rows),
+        "finished": finished, "reason": interrupt.reason, "step": trainer.train_step.step, "rows": len(rows),
         "lines": console.lines, "damaged": list(trainer.progress.damaged), "sums": trainer.progress.sums,
     }  # fmt: skip
 

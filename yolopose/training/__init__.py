@@ -1,1 +1,1 @@
-"""Training: assigners, losses, optimizer and the loop. Nothing that is deployed imports this."""
+"""Training: label assignment, losses, optimizer, the loop and yolopose-train. Deployed code imports none of it."""

@@ -1,4 +1,4 @@
-"""``python -m yolopose.training``, which torchrun needs: ``torchrun -m yolopose.training ...``."""
+"""``python -m yolopose.training``, for torchrun: ``torchrun -m yolopose.training ...``."""
 
 import sys
 

@@ -1,28 +1,21 @@
-"""The network that a training begins with: a new one, or one that takes over what it can from a checkpoint.
-
-What a run works with: options, settings, data and the kind of network, from the command line or a run folder.
-
-One sitting of a run: network, trainer, run folder and logs put together; the one module that knows all others.
-"""
+"""A training run from start to end: open data, network, resources, loop, report. ``train`` shows the steps in order."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
-from yolopose.runtime.console import Console
+from yolopose.runtime.console import Console, usage_errors
 from yolopose.runtime.contract import skeleton_from_json
-from yolopose.runtime.errors import CheckpointError, DataError
+from yolopose.runtime.errors import CheckpointError, DataError, UsageError
 from yolopose.runtime.images import cv2
-from yolopose.runtime.skeleton import Skeleton, generic_skeleton
+from yolopose.runtime.skeleton import Skeleton
 
 from ..checkpoints import load
 from ..data.augment import Augment
@@ -33,146 +26,124 @@ from ..data.yolo_txt import read_yolo_folder
 from ..evaluation import Convention
 from ..model.config import NetConfig
 from ..model.pose_net import PoseNet
-from ..model.sizes import SIZES, build
-from .command import Options, options_of, settings_of
+from .distributed import rank, world_size
+from .initial_net import check_size, initial_config, initial_net, plain_config, resumed_net
+from .options import read_run_options, read_settings
 from .preview import grid
-from .processes import (
-    MEMORY_SHARE,
+from .report import Reporter
+from .resources import (
+    default_precision,
     device_for,
-    free_memory,
+    image_bytes,
+    images_fit,
     keep_memory,
-    pictures_bytes,
-    rank,
     use_threads,
-    usual_precision,
     workers_for,
-    world_size,
 )
-from .report import Logs, Reporter
 from .run_folder import RunFolder, label_facts
-from .settings import TrainSettings
-from .train_step import Engine
+from .settings import RunOptions, SessionOptions, TrainSettings
+from .train_step import TrainStep
 from .trainer import Interrupt, Stream, Trainer
 from .validate import Validator
 
-KEYPOINT_PREDICTIONS = ("head.keypoint_predictions.", "head.visibility_predictions.")
-
-
-class Start(NamedTuple):
-    """A network in training mode and where its weights came from."""
-
-    net: PoseNet
-    taken: int  # tensors taken from the checkpoint
-    fresh: list[str]  # tensors that begin anew
-
-
-def starting_config(model: str | None, given: PoseNet | None) -> NetConfig:
-    """The network to train, before it is fitted to the data. ``model``: a name in SIZES, None: that of ``given``.
-
-    Tensors keep their meaning: what the weights of ``given`` expect (colours, order of channels, anchors) is taken with
-    them, also where the named network is another size. ValueError for an unknown model or one of another family.
-    """
-    if model is None:
-        if given is None:
-            raise ValueError(f"name a --model ({', '.join(SIZES)}) to train from scratch, or --weights to go on from")
-        return given.config
-    if model not in SIZES:
-        raise ValueError(f"there is no network called {model!r}; choose one of {', '.join(SIZES)}")
-    config = SIZES[model]
-    if given is None:
-        return config
-    theirs = given.config
-    if theirs.family != config.family:
-        raise ValueError(
-            f"the weights are of a {theirs.family} network ({theirs.name}), nothing of which fits {config.name}; "
-            "leave --model out to train the network in the file"
-        )
-    return replace(
-        config, input=theirs.input, focus_order=theirs.focus_order, head=theirs.head,
-        legacy_layout=theirs.legacy_layout, anchors=theirs.anchors,
-    )  # fmt: skip
-
-
-def check_size(flag: str, size: int, config: NetConfig) -> None:
-    """ValueError unless a network can have pictures of ``size`` x ``size``."""
-    multiple = config.input.multiple
-    if size < multiple or size % multiple:
-        raise ValueError(f"{flag} must be a multiple of {multiple} for {config.name}, got {size}")
-
-
-def initial_net(
-    config: NetConfig, given: PoseNet | None, skeleton: Skeleton, classes: tuple[str, ...], size: int, seed: int
-) -> Start:
-    """``size``: pixels of its square input; ``seed``: of the weights that are new.
-
-    Tensors of ``given`` that have a place of the same shape are taken, so another number of keypoints costs the layers
-    that predict keypoints and no more. ValueError for weights of which nothing fits.
-    """
-    check_size("--imgsz", size, config)
-    config = replace(config, skeleton=skeleton, classes=classes, input=replace(config.input, size=size))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = build(config)
-    if given is None:
-        return Start(net, 0, [])
-    theirs, mine = given.state_dict(), net.state_dict()
-    fits = {name: tensor for name, tensor in theirs.items() if name in mine and mine[name].shape == tensor.shape}
-    if _other_points(given.skeleton, skeleton):
-        fits = {name: tensor for name, tensor in fits.items() if not name.startswith(KEYPOINT_PREDICTIONS)}
-    if not any(tensor.ndim > 1 for tensor in fits.values()):
-        raise ValueError(
-            f"nothing in the weights of {given.config.name} fits {config.name}; "
-            "leave --model out to train the network in the file"
-        )
-    net.load_state_dict(fits, strict=False)
-    net.weights_licence = given.weights_licence  # terms of use stay with what is made of the weights
-    return Start(net, len(fits), sorted(mine.keys() - fits.keys()))
-
-
-def _other_points(theirs: Skeleton, ours: Skeleton) -> bool:
-    """Whether equally many keypoints are others, or in another order; of nameless ones that is not known."""
-    nameless = generic_skeleton(len(ours.names)).names
-    return theirs.names != ours.names and nameless not in (theirs.names, ours.names)
-
-
-SHOWN_SAMPLES = 16
-SHOWN_PROBLEMS = 10  # run.json has all
+SAMPLES = 16  # in augmented.jpg
+MAX_PROBLEMS = 10  # label problems that are printed; run.json has all
+MAX_NAMES = 6  # tensors that are printed
 
 
 @dataclass(frozen=True)
-class Session:
-    """What one sitting of a run works with."""
+class RunInputs:
+    """What a run works with: options and settings, opened data, and the network that a new run begins with."""
 
-    options: Options
+    options: RunOptions
     settings: TrainSettings
     source: Mixed
     val: Labels | None
-    start: tuple[NetConfig, PoseNet | None] | None  # the network and what it takes weights from; None: resume
-    facts: dict[str, Any]  # of run.json
+    new: NewNetwork | None  # None: a run is resumed
+    facts: dict[str, Any]  # for run.json
 
 
-def open_session(arguments: argparse.Namespace, console: Console) -> Session:
-    """Read the data that the command line, or the run to resume, names. DataError, CheckpointError, ValueError."""
-    start = None
+@dataclass(frozen=True)
+class NewNetwork:
+    """The kind of network, and the checkpoint of --weights that its weights are taken from."""
+
+    config: NetConfig
+    given: PoseNet | None
+
+
+def train(inputs: RunInputs, session: SessionOptions, console: Console) -> dict[str, Any]:
+    """One training session of a run, to its end or an interruption. Returns the outcome, after Ctrl-C too.
+
+    Raises UsageError, Diverged, DataError, CheckpointError, OutputError; KeyboardInterrupt for a second Ctrl-C.
+    """
+    settings, source, first_process = inputs.settings, inputs.source, rank() == 0
+
+    # Network: new, or that of the run to resume
+    folder = _run_folder(inputs, session)
+    net = new_net(inputs, console) if inputs.new else resumed_net(folder.last, folder.read().get("network"))
+
+    # Resources: device, threads, worker processes, memory for images
+    if settings.batch % world_size():
+        raise UsageError(f"--batch {settings.batch} cannot be shared evenly by {world_size()} processes")
+    device = device_for(session.device)
+    use_threads(session.threads)
+    in_memory = images_fit(source_bytes(source, settings))
+    workers = workers_for(session.workers, device, in_memory)
+    keep_memory(device)
+    interrupt = Interrupt(session.max_minutes)
+
+    # Loop: batches, optimizer step, validation
+    order = Order(len(source), settings.batch, settings.seed)
+    train_step = TrainStep(net, settings, order.steps_per_epoch, device)
+    stream = stream_of(source, settings, order, workers, pin_memory=device.type == "cuda")
+    validator = _validator(inputs, net) if first_process else None
+    reporter = Reporter(folder, inputs.val, console, tensorboard=not session.no_tensorboard)
+    trainer = Trainer(train_step, stream, validator, folder.path, console, reporter)
+    if inputs.new is None:
+        trainer.resume(folder.last)
+    elif first_process:
+        folder.check_new()
+    preload(source, settings, in_memory, console)  # before anything is written: it takes long and may be interrupted
+
+    # Report: run.json, samples, metrics and curves
+    if first_process:
+        _begin(inputs, folder, net, trainer.epoch + 1)
+        if inputs.val is None:
+            console.say("no --val: no validation, so best.pt is not written; last.pt holds the averaged network")
+    with interrupt, reporter.open(trainer.epoch + 1) if first_process else nullcontext():
+        finished = trainer.run(interrupt)
+    outcome = _outcome(trainer, folder, finished, interrupt)
+    if first_process:
+        folder.record(outcome=outcome)
+        if trainer.progress.damaged:
+            console.say(f"{len(trainer.progress.damaged)} images could not be used; run.json names them")
+    return outcome
+
+
+# Data
+
+
+def open_inputs(arguments: argparse.Namespace, session: SessionOptions, console: Console) -> RunInputs:
+    """Open the data that the command line, or the run to resume, names. UsageError, DataError, CheckpointError."""
+    new: NewNetwork | None = None
     weights: dict[str, Any] | None = None
-    if arguments.resume:
-        options, settings, weights = _stored(arguments.resume)
+    if session.resume:
+        options, settings, weights = _stored_options(RunFolder(session.resume))
     else:
-        options = options_of(arguments)
+        options = read_run_options(arguments)
         given = load(options.weights) if options.weights else None
-        config = starting_config(options.model, given)
+        config = initial_config(options.model, given)
         size = config.input.size if arguments.imgsz is None else arguments.imgsz
         check_size("--imgsz", size, config)
-        precision = usual_precision(device_for(arguments.device))
-        settings = settings_of(arguments, size, config.input.pad_value, precision)
+        precision = default_precision(device_for(session.device))
+        settings = read_settings(arguments, size, config.input.pad_value, precision)
         if settings.augment.window is not None:
             check_size("--window", settings.augment.window, config)
-        start = config, given
+        new = NewNetwork(config, given)
         if given is not None:
             weights = {"path": options.weights, "sha256": given.weights_sha256}
-    skeleton = skeleton_from_json(Path(options.skeleton)) if options.skeleton else None
-    opened = _open_data(options, settings, skeleton)
-    _tell(opened.problems, console)
+    opened = _open_data(options, settings)
+    _say_problems(opened.problems, console)
     _check_mirror(opened.source.skeleton, settings, options)
     val = _open_val(options, opened.source)
     facts = {
@@ -185,49 +156,49 @@ def open_session(arguments: argparse.Namespace, console: Console) -> Session:
         "skeleton": opened.source.skeleton.to_dict(),
         "label_problems": opened.problems,
     }
-    return Session(options, settings, opened.source, val, start, facts)
+    return RunInputs(options, settings, opened.source, val, new, facts)
 
 
-def _stored(folder: Path) -> tuple[Options, TrainSettings, dict[str, Any] | None]:
-    """Options and settings of the run in ``folder``, and which weights it began with: they need not exist any more."""
-    run = RunFolder(folder)
-    stored = run.read()
+def _stored_options(folder: RunFolder) -> tuple[RunOptions, TrainSettings, dict[str, Any] | None]:
+    """Options and settings of the run in ``folder``, and the weights it began with, which need not exist any more."""
+    stored = folder.read()
     try:
-        return Options(**stored["options"]), TrainSettings.from_dict(stored["settings"]), stored["weights"]
+        return RunOptions(**stored["options"]), TrainSettings.from_dict(stored["settings"]), stored["weights"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{run.run_json} is damaged or of another version of yolopose: {type(error).__name__}: {error}"
+            f"{folder.run_json} is damaged or of another version of yolopose: {type(error).__name__}: {error}"
         ) from error
 
 
-def _open_data(options: Options, settings: TrainSettings, skeleton: Skeleton | None) -> Opened:
-    """Pictures are kept no larger than the largest scale of augmentation will show them."""
-    augment = settings.augment
-    side = round(augment.size * max(augment.scale[1], 1.0))
+def _open_data(options: RunOptions, settings: TrainSettings) -> Opened:
+    """Images are kept no larger than the largest scale of augmentation shows them."""
+    skeleton = skeleton_from_json(Path(options.skeleton)) if options.skeleton else None
     images = Path(options.images) if options.images else None
-    return open_sources(options.data, images, skeleton, (augment.size, augment.size), side)
+    size = settings.augment.size
+    with usage_errors():  # a spec of --data that cannot be read
+        return open_sources(options.data, images, skeleton, (size, size), round(_longest_side(settings)))
 
 
-def _tell(problems: list[str], console: Console) -> None:
-    for problem in problems[:SHOWN_PROBLEMS]:
+def _say_problems(problems: list[str], console: Console) -> None:
+    for problem in problems[:MAX_PROBLEMS]:
         console.say(problem)
     if problems:
-        shown = " (the first are above, run.json has all)" if len(problems) > SHOWN_PROBLEMS else ""
-        console.say(f"{len(problems)} problems in the labels{shown}; training goes on, corrected or without them")
+        shown = " (the first are above, run.json has all)" if len(problems) > MAX_PROBLEMS else ""
+        console.say(f"{len(problems)} problems in the labels{shown}; training continues, corrected or without them")
 
 
-def _check_mirror(skeleton: Skeleton, settings: TrainSettings, options: Options) -> None:
-    """ValueError where mirrored pictures would teach left as right because nobody said which points are pairs."""
-    said = options.skeleton or any(is_yaml(spec) and read_yolo_folder(spec).mirror_given for spec in options.data)
-    if settings.augment.mirror and not skeleton.flip_pairs and skeleton.num_keypoints > 1 and not said:
-        raise ValueError(
-            "nothing says which keypoints are left and right of each other, so mirrored pictures would teach one as "
-            "the other; name them left_... and right_..., give --skeleton (or flip_idx in a YAML), or --mirror 0"
+def _check_mirror(skeleton: Skeleton, settings: TrainSettings, options: RunOptions) -> None:
+    """UsageError where images would be mirrored although nothing says which keypoints are left and right."""
+    given = options.skeleton or any(is_yaml(spec) and read_yolo_folder(spec).mirror_given for spec in options.data)
+    if settings.augment.mirror and not skeleton.flip_pairs and skeleton.num_keypoints > 1 and not given:
+        raise UsageError(
+            "nothing says which keypoints are left and right of each other, so mirrored images would train one as the "
+            "other; name them left_... and right_..., give --skeleton (or flip_idx in a YAML), or --mirror 0"
         )
 
 
-def _open_val(options: Options, source: Mixed) -> Labels | None:
-    """Labels of the same people as those to train on. DataError."""
+def _open_val(options: RunOptions, source: Mixed) -> Labels | None:
+    """Validation labels, with the skeleton and classes of the training data. DataError."""
     spec = options.val
     if spec is None:
         yamls = [data for data in options.data if is_yaml(data)]
@@ -245,176 +216,45 @@ def _open_val(options: Options, source: Mixed) -> Labels | None:
 
 
 def _data_facts(source: Mixed) -> dict[str, Any]:
-    """What each part of the data is: labels by content, painted scenes by how they are asked for."""
+    """For run.json: label files by content, synthetic scenes by their spec."""
     return {
         name: label_facts(part.dataset) if isinstance(part, LabeledImages) else {"scenes": name}
         for name, part in zip(source.names, source.sources, strict=True)
     }
 
 
-def show_samples(session: Session, path: Path) -> Path:
-    """A picture of what the network would see; others stand in for pictures that cannot be used.
-
-    DataError when none can be; ValueError for a name that is no picture's; OutputError.
-    """
-    source, seed = session.source, session.settings.seed
-    augment = Augment(ReplaceDamaged(source), session.settings.augment)
-    chosen = np.linspace(0, len(source) - 1, min(SHOWN_SAMPLES, len(source))).round().astype(int).tolist()
-    samples = [augment(index, np.random.default_rng((seed, 0, index, 0))) for index in chosen]
-    return grid(samples, source.skeleton, path)
+# Network
 
 
-SHOWN_NAMES = 6
-
-
-def train(session: Session, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Train to the end or to an interruption; the outcome as plain values, after Ctrl-C too.
-
-    Raises Diverged, DataError, OutputError, ValueError; KeyboardInterrupt for a second Ctrl-C.
-    """
-    settings, source = session.settings, session.source
-    if settings.batch % world_size():
-        raise ValueError(f"--batch {settings.batch} cannot be shared evenly by {world_size()} processes")
-    device = device_for(arguments.device)
-    use_threads(arguments.threads)
-    in_memory = fits_in_memory(source, settings)
-    workers = workers_for(arguments.workers, device, in_memory)
-    keep_memory(device)
-    interrupt = Interrupt(arguments.max_minutes)
-    folder = _folder(session, arguments)
-    net = new_net(session, console) if session.start else _resumed_net(folder)
-    order = Order(len(source), settings.batch, settings.seed)
-    engine = Engine(net, settings, order.steps_per_epoch, device)
-    stream = stream_of(source, settings, order, workers, pin_memory=device.type == "cuda")
-    trainer = Trainer(engine, stream, _validator(session, net), folder.path, console, lambda row, validation: None)
-    if session.start is None:
-        trainer.resume(folder.last)
-    if rank() == 0:
-        RunFolder.check(folder.path, resume=session.start is None)
-    preload(source, settings, in_memory, console)  # before anything is written: it may take long, and be interrupted
-    if rank() == 0:
-        _begin(session, folder, net, trainer.epoch + 1)
-        if session.val is None:
-            console.say("no --val: nothing is measured, and best.pt is not written; last.pt has the averaged network")
-    reporter = None
-    with ExitStack() as stack:
-        if rank() == 0:
-            board = None if arguments.no_tensorboard else folder.tensorboard
-            logs = stack.enter_context(Logs(folder.metrics_csv, board, console.say, trainer.epoch + 1))
-            trainer.report = reporter = Reporter(folder, logs, session.val, console)
-        finished = trainer.run(stack.enter_context(interrupt))
-        if reporter:
-            reporter.finish()
-    return _outcome(trainer, folder, finished, interrupt, console)
-
-
-def stream_of(source: Mixed, settings: TrainSettings, order: Order, workers: int, *, pin_memory: bool) -> Stream:
-    """The batches of a run for this process, from any step on."""
-
-    def stream(first_step: int) -> Iterator[Batch]:
-        return batches(
-            order, _Augmentation(source, settings), first_step=first_step,
-            last_step=settings.epochs * order.steps_per_epoch, workers=workers, rank=rank(), world_size=world_size(),
-            pin_memory=pin_memory,
-        )  # fmt: skip
-
-    return stream
-
-
-def _folder(session: Session, arguments: argparse.Namespace) -> RunFolder:
-    if arguments.resume:
-        folder = RunFolder(arguments.resume)
-        if not folder.last.exists():
-            raise ValueError(
-                f"nothing to resume: {folder.path} has no last.pt, its run ended before the first; "
-                "delete the folder and train again"
-            )
-        return folder
-    options = session.options
-    return RunFolder(arguments.output or Path("runs") / (options.model or Path(options.weights or "run").stem))
-
-
-def new_net(session: Session, console: Console) -> PoseNet:
+def new_net(inputs: RunInputs, console: Console) -> PoseNet:
     """The network that a new run begins with."""
-    assert session.start is not None
-    config, given = session.start
-    source, settings = session.source, session.settings
-    start = initial_net(config, given, source.skeleton, source.classes, settings.augment.size, settings.seed)
+    assert inputs.new is not None
+    source, settings, given = inputs.source, inputs.settings, inputs.new.given
+    initial = initial_net(
+        inputs.new.config, given, source.skeleton, source.classes, settings.augment.size, settings.seed
+    )
     if given is not None:
-        shown = ", ".join(start.fresh[:SHOWN_NAMES]) + (", ..." if len(start.fresh) > SHOWN_NAMES else "")
-        begin = f"{len(start.fresh)} begin anew ({shown})" if start.fresh else "none begins anew"
-        console.say(f"{start.taken} tensors from {session.options.weights}; {begin}")
-    return start.net
+        shown = ", ".join(initial.fresh[:MAX_NAMES]) + (", ..." if len(initial.fresh) > MAX_NAMES else "")
+        new = f"{len(initial.fresh)} new tensors ({shown})" if initial.fresh else "no new tensors"
+        console.say(f"{initial.taken} tensors from {inputs.options.weights}; {new}")
+    return initial.net
 
 
-def _resumed_net(folder: RunFolder) -> PoseNet:
-    """The network of last.pt, which must be that of the run. ValueError, CheckpointError."""
-    net = load(folder.last).train()
-    stored, found = folder.read().get("network"), _plain(net)
-    if stored is not None and stored != found:
-        odd = ", ".join(sorted(key for key in {**stored, **found} if stored.get(key) != found.get(key)))
-        raise ValueError(
-            f"{folder.last} holds {found['name']}, but this run trains {stored['name']} (they differ in: {odd}); "
-            "put the run's own last.pt back, or train anew with the file as --weights"
-        )
-    return net
+# Resources
 
 
-def _plain(net: PoseNet) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(json.dumps(net.config.to_dict()))
-    return document
+def source_bytes(source: Mixed, settings: TrainSettings) -> float:
+    """Memory of all images, decoded."""
+    return image_bytes(len(source), _longest_side(settings))
 
 
-def _validator(session: Session, net: PoseNet) -> Validator | None:
-    if session.val is None or rank():
-        return None
-    size = session.settings.augment.size
-    images: Convention = "with-people" if session.options.with_people else "all"
-    return Validator(session.val.dataset, session.val.skeleton, net.input, (size, size), images)
-
-
-def _begin(session: Session, folder: RunFolder, net: PoseNet, first_epoch: int) -> None:
-    """run.json and, in a new run, a picture of samples."""
-    if session.start is None:
-        stored = folder.read()  # facts that this version knows and the run's own did not are not held against it
-        known = {key: value for key, value in session.facts.items() if key in stored}
-        RunFolder.create(folder.path, known, resume=True, start_epoch=first_epoch)
-        return
-    RunFolder.create(folder.path, {**session.facts, "network": _plain(net)}, resume=False, start_epoch=first_epoch)
-    show_samples(session, folder.samples / "augmented.jpg")
-
-
-def _outcome(
-    trainer: Trainer, folder: RunFolder, finished: bool, interrupt: Interrupt, console: Console
-) -> dict[str, Any]:
-    progress = trainer.progress
-    outcome = {
-        "run": str(folder.path), "finished": finished, "stopped_by": None if finished else interrupt.reason,
-        "epochs": trainer.epoch, "best_ap": progress.best_ap if progress.best_epoch else None,
-        "best_epoch": progress.best_epoch, "minutes": progress.seconds / 60,
-        "damaged_images": sorted(progress.damaged.values()),
-    }  # fmt: skip
-    if rank() == 0:
-        folder.record(outcome=outcome)
-        if progress.damaged:
-            console.say(f"{len(progress.damaged)} pictures could not be used; run.json names them")
-    return outcome
-
-
-class _Augmentation:
-    """That of an epoch: in the last ones whole pictures, one at a time."""
-
-    def __init__(self, source: Mixed, settings: TrainSettings) -> None:
-        self.usual = Augment(source, settings.augment)
-        self.closing = Augment(source, replace(settings.augment, window=None, mosaic=0.0, mixup=0.0))
-        self.first_closing = settings.epochs - settings.close_epochs
-
-    def __call__(self, epoch: int) -> Augment:
-        return self.usual if epoch < self.first_closing else self.closing
+def _longest_side(settings: TrainSettings) -> float:
+    """Pixels of an image at the largest scale of augmentation."""
+    return settings.augment.size * max(settings.augment.scale[1], 1.0)
 
 
 def preload(source: Mixed, settings: TrainSettings, in_memory: bool, console: Console) -> None:
-    """Keep decoded pictures where they fit, see ``fits_in_memory``: decoding would take more time than augmenting."""
+    """Keep decoded images if they fit in memory, because decoding takes longer than augmentation."""
     cv2.setNumThreads(1)  # before workers fork: OpenCV's own threads do not survive it
     if in_memory:
         source.preload(console.progress)
@@ -423,16 +263,84 @@ def preload(source: Mixed, settings: TrainSettings, in_memory: bool, console: Co
         if isinstance(part, SyntheticSource):  # drawing takes a hundred times as long as decoding
             part.preload(console.progress)
     if any(isinstance(part, LabeledImages) for part in source.sources):
+        gib = source_bytes(source, settings) / 2**30
         console.say(
-            f"{len(source)} pictures (up to {_bytes(source, settings) / 2**30:.1f} GiB) would take too much memory; "
-            "they are read each time"
+            f"{len(source)} images (up to {gib:.1f} GiB) would take too much memory; they are read from disk each time"
         )
 
 
-def fits_in_memory(source: Mixed, settings: TrainSettings) -> bool:
-    """All pictures, decoded. To be asked once, before they are loaded: then less is free."""
-    return _bytes(source, settings) < MEMORY_SHARE * free_memory()
+# Loop
 
 
-def _bytes(source: Mixed, settings: TrainSettings) -> float:
-    return pictures_bytes(len(source), settings.augment.size * max(settings.augment.scale[1], 1.0))
+def stream_of(source: Mixed, settings: TrainSettings, order: Order, workers: int, *, pin_memory: bool) -> Stream:
+    """The batches of a run for this process, from any step on."""
+    augment_of = _augmentation(source, settings)
+
+    def stream(first_step: int) -> Iterator[Batch]:
+        return batches(
+            order, augment_of, first_step=first_step, last_step=settings.epochs * order.steps_per_epoch,
+            workers=workers, rank=rank(), world_size=world_size(), pin_memory=pin_memory,
+        )  # fmt: skip
+
+    return stream
+
+
+def _augmentation(source: Mixed, settings: TrainSettings) -> Callable[[int], Augment]:
+    """Augmentation by epoch: the last ``close_epochs`` see whole single images."""
+    usual = Augment(source, settings.augment)
+    closing = Augment(source, replace(settings.augment, window=None, mosaic=0.0, mixup=0.0))
+    first_closing = settings.epochs - settings.close_epochs
+    return lambda epoch: usual if epoch < first_closing else closing
+
+
+def _validator(inputs: RunInputs, net: PoseNet) -> Validator | None:
+    if inputs.val is None:
+        return None
+    size = inputs.settings.augment.size
+    images: Convention = "with-people" if inputs.options.with_people else "all"
+    return Validator(inputs.val.dataset, inputs.val.skeleton, net.input, (size, size), images)
+
+
+# Report
+
+
+def _run_folder(inputs: RunInputs, session: SessionOptions) -> RunFolder:
+    if session.resume:
+        folder = RunFolder(session.resume)
+        if not folder.last.exists():
+            raise UsageError(
+                f"nothing to resume: {folder.path} has no last.pt, because its run ended before the first checkpoint; "
+                "delete the folder and train again"
+            )
+        return folder
+    options = inputs.options
+    return RunFolder(session.output or Path("runs") / (options.model or Path(options.weights or "run").stem))
+
+
+def _begin(inputs: RunInputs, folder: RunFolder, net: PoseNet, first_epoch: int) -> None:
+    """Write run.json and, in a new run, an image of samples."""
+    if inputs.new is None:
+        stored = folder.read()  # facts that an earlier version did not store are not compared
+        folder.resume({name: fact for name, fact in inputs.facts.items() if name in stored}, first_epoch=first_epoch)
+        return
+    folder.create({**inputs.facts, "network": plain_config(net)}, first_epoch=first_epoch)
+    draw_samples(inputs, folder.samples / "augmented.jpg")
+
+
+def draw_samples(inputs: RunInputs, path: Path) -> Path:
+    """Draw what the network will see; damaged images are replaced as in training. DataError, OutputError."""
+    source, seed = inputs.source, inputs.settings.seed
+    augment = Augment(ReplaceDamaged(source), inputs.settings.augment)
+    chosen = np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).round().astype(int).tolist()
+    samples = [augment(index, np.random.default_rng((seed, 0, index, 0))) for index in chosen]
+    return grid(samples, source.skeleton, path)
+
+
+def _outcome(trainer: Trainer, folder: RunFolder, finished: bool, interrupt: Interrupt) -> dict[str, Any]:
+    progress = trainer.progress
+    return {
+        "run": str(folder.path), "finished": finished, "stopped_by": None if finished else interrupt.reason,
+        "epochs": trainer.epoch, "best_ap": progress.best_ap if progress.best_epoch else None,
+        "best_epoch": progress.best_epoch, "minutes": progress.seconds / 60,
+        "damaged_images": sorted(progress.damaged.values()),
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""One optimizer step, and the whole state that a training consists of. Knows nothing of files, epochs or logs."""
+"""One optimizer step, and the whole state of a training. Independent of files, epochs and logs."""
 
 from __future__ import annotations
 
@@ -11,45 +11,48 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from yolopose.runtime.errors import YoloposeError
+from yolopose.runtime.errors import UsageError, YoloposeError
 
 from ..data.batch import Batch
 from ..model.pose_net import PoseNet
 from .criterion import Criterion, TrainableNet
-from .optimizer import Average, make_optimizer, rate_at
-from .processes import any_process, mean_over_processes, world_size
+from .distributed import any_process, mean_over_processes, world_size
+from .optimizer import WeightAverage, make_optimizer, rate_at
 from .settings import TrainSettings
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Diverged(YoloposeError):
-    """A loss, or its gradient, that is not finite."""
+    """A loss, or its gradient, is not finite."""
 
 
-class Engine:
-    """Network, losses, optimizer and average of one run of ``total_steps`` steps on one device."""
+class TrainStep:
+    """Network, losses, optimizer and averaged weights of a run on one device; call it with a batch.
+
+    step: optimizer steps done, of ``total_steps``. Raises UsageError for fp16 on a CPU.
+    """
 
     def __init__(
         self, net: PoseNet, settings: TrainSettings, steps_per_epoch: int, device: torch.device | str = "cpu"
     ) -> None:
         self.device = torch.device(device)
         if settings.precision == "fp16" and self.device.type != "cuda":
-            raise ValueError("precision fp16 needs a GPU; on a CPU train in bf16 or fp32")
+            raise UsageError("--precision fp16 needs a GPU; on a CPU train in bf16 or fp32")
         self.settings, self.steps_per_epoch = settings, steps_per_epoch
         self.total_steps = settings.epochs * steps_per_epoch
         self.warmup = min(round(settings.warmup * steps_per_epoch), self.total_steps // 3)
-        self.step = 0  # optimizer steps done
-        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # pictures are all of one size
+        self.step = 0
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # all images have one size
         self.autocast = DTYPES[settings.precision]
-        with torch.random.fork_rng(devices=[]):  # the auxiliary branch begins as the seed has it
+        with torch.random.fork_rng(devices=[]):  # the seed decides the weights of the auxiliary branch
             torch.manual_seed(settings.seed)
             self.trainable = TrainableNet(net.float(), heatmaps=settings.loss.heatmaps > 0).to(self.device)
         self.trainable.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.3 times as fast on a CPU, more under autocast
         self.criterion = Criterion(self.trainable, settings.loss).to(self.device)
         self.optimizer = make_optimizer(self.trainable, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.average = Average(net, settings.ema, self.total_steps)
+        self.average = WeightAverage(net, settings.ema, self.total_steps)
         self.model: nn.Module = self.trainable
         if world_size() > 1:
             if self.device.type == "cuda":
@@ -60,15 +63,20 @@ class Engine:
 
     @property
     def net(self) -> PoseNet:
-        """The network as the optimizer has it."""
+        """The network that the optimizer updates."""
         return self.trainable.net
 
     @property
     def averaged(self) -> PoseNet:
-        """The running average of its weights."""
+        """The network with averaged weights."""
         net = self.average.net
         assert isinstance(net, PoseNet)
         return net
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return self.settings.learning_rate * rate_at(self.step, self.total_steps, self.warmup, self.settings.final_lr)
 
     def _training_mode(self) -> None:
         self.model.train()
@@ -77,14 +85,32 @@ class Engine:
                 if isinstance(module, _BatchNorm):  # SyncBatchNorm too
                     module.eval()
 
-    def images(self, batch: Batch) -> Tensor:
-        """uint8 BGR -> what the network wants, on its device, in the precision of its first convolution."""
-        spec = self.net.input
-        dtype = self.autocast or torch.float32  # whole numbers to 255 are exact in any of them
-        pixels = batch.images.to(self.device, non_blocking=True).to(dtype, memory_format=torch.channels_last)
-        if spec.channel_order == "rgb":
-            pixels = pixels.flip(1)
-        return pixels if spec.scale == 1 else pixels.mul_(spec.scale)
+    def __call__(self, batch: Batch) -> dict[str, float]:
+        """Forward, backward, update. Returns the loss terms and their sum, "loss", of this process.
+
+        Raises Diverged, in every process, when the loss of any process or the gradient is not finite; the weights are
+        then those before the step. With fp16 a gradient that is not finite is no error: the scaler skips the step and
+        lowers its scale.
+        """
+        rate = self.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        terms = self.losses(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.trainable.parameters(), self.settings.clip or math.inf)
+        # Checked once, after backward: each check makes the CPU wait for the GPU.
+        finite = loss.isfinite() if self.scaler.is_enabled() else loss.isfinite() & norm.isfinite()
+        if any_process(not bool(finite), self.device):
+            raise Diverged(self._reason(terms))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.average.update(self.net, self.step)
+        values = torch.stack([loss, *terms.values()]).tolist()  # one copy from the device for all terms
+        return dict(zip(("loss", *terms), values, strict=True))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms, with gradient."""
@@ -93,51 +119,29 @@ class Engine:
         terms: dict[str, Tensor] = self.criterion(predicted, batch.people.to(self.device))
         return terms
 
+    def images(self, batch: Batch) -> Tensor:
+        """Input of the network from uint8 BGR, on its device, in the precision of its first convolution."""
+        spec = self.net.input
+        dtype = self.autocast or torch.float32  # integers up to 255 are exact in all of them
+        pixels = batch.images.to(self.device, non_blocking=True).to(dtype, memory_format=torch.channels_last)
+        if spec.channel_order == "rgb":
+            pixels = pixels.flip(1)
+        return pixels if spec.scale == 1 else pixels.mul_(spec.scale)
+
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """Forward, backward, update. The terms and their sum, "loss", of this process.
-
-        Diverged, in every process, when the loss in any or the gradient is not finite; the weights are then those
-        before the step. With fp16 such a gradient is no fault: the scaler leaves the step out and scales less.
-        """
-        rate = self.rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        terms = self.losses(batch)
-        loss = torch.stack(list(terms.values())).sum()
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.trainable.parameters(), self.settings.clip or math.inf)
-        # Asked once, after backward: each question makes the processor wait for the GPU.
-        finite = loss.isfinite() if self.scaler.is_enabled() else loss.isfinite() & norm.isfinite()
-        if any_process(not bool(finite), self.device):
-            raise Diverged(self._why(terms))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.average.update(self.net, self.step)
-        values = torch.stack([loss, *terms.values()]).tolist()  # one wait for the device, not one a term
-        return dict(zip(("loss", *terms), values, strict=True))
-
-    @property
-    def rate(self) -> float:
-        """Learning rate of the next step."""
-        return self.settings.learning_rate * rate_at(self.step, self.total_steps, self.warmup, self.settings.final_lr)
-
-    def _why(self, terms: dict[str, Tensor]) -> str:
+    def _reason(self, terms: dict[str, Tensor]) -> str:
         shown = ", ".join(f"{name} {float(mean_over_processes(term)):.4g}" for name, term in terms.items())
         epoch, step = divmod(self.step, self.steps_per_epoch)
         return (
             f"the loss or its gradient is not finite at epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch} "
             f"({shown}); train again with a lower --lr (it is {self.settings.learning_rate:g}) or in fp32; "
-            "checkpoints written before are whole"
+            "earlier checkpoints are not affected"
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything that goes on: plain values and tensors, fit for ``checkpoints.save``."""
+        """All that a later training session needs to continue: plain values and tensors, for ``checkpoints.save``."""
         optimizer = self.optimizer.state_dict()
         return {
             "step": self.step,
@@ -147,17 +151,16 @@ class Engine:
         }
 
     def load_state(self, state: dict[str, Any], average: PoseNet) -> None:
-        """Go on from ``state``; ``average``: the averaged network, which the checkpoint itself is.
+        """Continue from ``state``; average: the network with averaged weights, which the checkpoint itself is.
 
-        Raises ValueError for the state of another network or optimizer.
+        Raises UsageError for the state of another network or with another auxiliary branch.
         """
-        mine = self.trainable.state_dict()
-        theirs = state["trainable"]
-        if mine.keys() != theirs.keys() or any(mine[name].shape != theirs[name].shape for name in mine):
-            raise ValueError(
-                "the checkpoint is of another network or other auxiliary branches; --resume continues a run"
+        own, stored = self.trainable.state_dict(), state["trainable"]
+        if own.keys() != stored.keys() or any(own[name].shape != stored[name].shape for name in own):
+            raise UsageError(
+                "the checkpoint is of another network or another auxiliary branch; --resume continues a run"
             )
-        self.trainable.load_state_dict(theirs)
+        self.trainable.load_state_dict(stored)
         self.average.net.load_state_dict(average.state_dict())
         optimizer = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": state["moments"], "param_groups": optimizer["param_groups"]})

@@ -1,9 +1,8 @@
-"""Validation pictures in the network's frame: read and letterboxed once, then kept.
+"""Validation during training: keypoint AP of a network, with the people that the PyTorch reference finds.
 
-Keypoint AP of a network that is being trained: the reference's people (deploy/reference.py), whole batches at once.
-
-Letterbox, greedy NMS and evaluation are those of parity and application. New here: pictures are letterboxed once,
-anchors are chosen before they are decoded, and decoding stays float32 where the convolutions run under autocast.
+Letterbox, greedy NMS and evaluation are those of parity checks and of deployed applications (``deploy.reference``).
+Faster here: images are letterboxed once, anchors are selected before they are decoded, and whole batches are computed.
+Decoding stays float32 where convolutions run under autocast.
 """
 
 from __future__ import annotations
@@ -30,109 +29,53 @@ from ..evaluation import AP_SCORE_THRESHOLD, Convention, KeypointAP, evaluate
 from ..model.config import InputSpec
 from ..model.pose_net import PoseNet, Predictions, fuse_conv_bn
 
-CACHE_BYTES = 2**30  # of pixels: 5,461 pictures of 256 x 256
+CACHE_BYTES = 2**30  # of letterboxed pixels: 5,461 images of 256 x 256
 _READERS = 4  # threads: OpenCV decodes without holding Python's lock
+_FAR = 1e9  # px; coordinates beyond it count as infinite, because areas of boxes would exceed float32
 
-_Picture = tuple[np.ndarray, Placement]
 
-
-class PictureBatch(NamedTuple):
-    """Pictures of one batch that can be read, possibly none."""
+class ImageBatch(NamedTuple):
+    """Letterboxed images of one batch; those that cannot be read are left out."""
 
     ids: list[int]
     images: np.ndarray  # (b, h, w, 3) uint8 BGR
     placements: list[Placement]
 
 
-class LetterboxedPictures:
-    """Iterating gives batches in the order of ``paths``, as often as one likes; the next is read while one is used.
-
-    paths: by image id; shape_hw: pixels; cache_bytes: pictures are kept if all of them fit, else read each time.
-    Pictures that cannot be read are left out; after the first round ``damaged`` says why, by file.
-    """
-
-    def __init__(
-        self,
-        paths: Mapping[int, Path],
-        spec: InputSpec,
-        shape_hw: tuple[int, int],
-        batch: int = 16,
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}")
-        self.paths, self.spec, self.shape_hw = dict(paths), spec, shape_hw
-        self.damaged: dict[str, str] = {}
-        ids = list(self.paths)
-        self._chunks = [ids[start : start + batch] for start in range(0, len(ids), batch)]
-        self._keep = len(ids) * shape_hw[0] * shape_hw[1] * 3 <= cache_bytes
-        self._kept: dict[int, _Picture] = {}
-
-    def __len__(self) -> int:
-        """Batches."""
-        return len(self._chunks)
-
-    def __iter__(self) -> Iterator[PictureBatch]:
-        with ThreadPoolExecutor(_READERS) as pool:
-            ahead = pool.map(self._picture, self._chunks[0] if self._chunks else [])
-            for chunk, following in zip(self._chunks, [*self._chunks[1:], []], strict=True):
-                now, ahead = ahead, pool.map(self._picture, following)
-                found = {id: picture for id, picture in zip(chunk, now, strict=True) if picture is not None}
-                pictures = list(found.values())
-                images = np.stack([image for image, _ in pictures]) if found else np.zeros((0, *self.shape_hw, 3), "u1")
-                yield PictureBatch(list(found), images, [placement for _, placement in pictures])
-
-    def _picture(self, image_id: int) -> _Picture | None:
-        """None, and an entry in ``damaged``, when it cannot be read."""
-        if image_id in self._kept:
-            return self._kept[image_id]
-        path = self.paths[image_id]
-        if str(path) in self.damaged:
-            return None  # the same pictures each time, or figures of two epochs could not be compared
-        try:
-            image = read_image(path)
-        except SourceError as error:
-            self.damaged[str(path)] = str(error)
-            return None
-        picture = letterbox(image, self.shape_hw, pad_value=self.spec.pad_value, pad_side=self.spec.pad_side)
-        if self._keep:
-            self._kept[image_id] = picture
-        return picture
-
-
-_FAR = 1e9  # px; a coordinate beyond it counts as infinite: areas of boxes would leave float32
-
-Progress = Callable[[Iterable[PictureBatch], int, str], Iterable[PictureBatch]]  # Console.progress
+Progress = Callable[[Iterable[ImageBatch], int, str], Iterable[ImageBatch]]  # Console.progress
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What one call measured."""
+    """Result of validating one network."""
 
     ap: KeypointAP
     results: dict[int, PoseResult]  # by image id, pixels of the image as it is in its file
-    not_finite: int  # images whose predictions were NaN or infinite: they count as "nobody found"
+    not_finite: int  # images whose predictions are NaN or infinite: they count as without people
 
     @property
     def note(self) -> str | None:
-        """What to tell the user, if anything."""
+        """A warning for the user, if there is one."""
         if not self.not_finite:
             return None
         return (
-            f"predictions in {self.not_finite} of {self.ap.images} validation images are not finite and count as "
-            "nobody found: the network diverges"
+            f"predictions in {self.not_finite} of {self.ap.images} validation images are not finite and count as no "
+            "people: the network diverges"
         )
 
 
 class Validator:
-    """Prepares the pictures of ``dataset`` once; called with a network each epoch.
+    """Prepares the images of ``dataset`` once; call it with a network after each epoch.
 
-    shape_hw: letterboxed size, pixels; images: "all" or "with-people" (evaluation.py); limit: at most so many of them,
-    evenly spread; score_threshold: of objectness x class; max_candidates: anchors of an image that enter NMS, best
-    first (docs/experiments.md: from 50 on the same AP); batch, cache_bytes: as LetterboxedPictures.
+    shape_hw            letterboxed size, px
+    images              "all" or "with-people" (``evaluation``)
+    limit               maximum number of images, evenly spread
+    score_threshold     of objectness x class
+    max_candidates      anchors of an image that enter NMS, best first (docs/experiments.md: from 50 on the same AP)
+    batch, cache_bytes  as for LetterboxedImages
 
-    DataError when average precision is undefined (no image, no labelled person) or the labels have another skeleton.
-    Pictures that cannot be read are left out; ``damaged`` names them after the first call.
+    Raises DataError if average precision is undefined (no image, no labeled person) or the labels have another
+    skeleton. Images that cannot be read are left out; ``damaged`` names them after the first call.
     """
 
     def __init__(
@@ -163,30 +106,31 @@ class Validator:
                 f"{dataset.path}: none of {len(self.image_ids)} validation images has a person with labelled keypoints"
             )
         paths = {image_id: dataset.images[image_id].path for image_id in self.image_ids}
-        self.pictures = LetterboxedPictures(paths, spec, shape_hw, batch, cache_bytes)
+        self.images = LetterboxedImages(paths, spec, shape_hw, batch, cache_bytes)
         self.dataset, self.skeleton, self.convention = dataset, skeleton, images
         self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
         self.max_people, self.max_candidates = max_people, max_candidates
 
     @property
     def damaged(self) -> dict[str, str]:
-        """Why a picture was left out, by file."""
-        return self.pictures.damaged
+        """Why an image was left out, by file."""
+        return self.images.damaged
 
     def __call__(
         self, net: PoseNet, autocast: torch.dtype | None = None, progress: Progress | None = None
     ) -> Validation:
-        """AP of ``net`` in evaluation mode, on the device where it lies; the network itself stays as it is.
+        """AP of ``net`` in evaluation mode, on its device. The network is not changed.
 
-        autocast: precision of the convolutions; None: that of the weights.
+        autocast: precision of the convolutions; None: that of the weights. Raises DataError if no image with people can
+        be read.
         """
         fused = fuse_conv_bn(net)  # a copy
         people = ReferenceEstimator(fused, self.score_threshold, self.iou_threshold, self.max_people).people
         results: dict[int, PoseResult] = {}
         not_finite = 0
-        batches: Iterable[PictureBatch] = self.pictures
+        batches: Iterable[ImageBatch] = self.images
         if progress:
-            batches = progress(batches, len(self.pictures), "validating")
+            batches = progress(batches, len(self.images), "validating")
         for batch in batches:
             if not batch.ids:
                 continue
@@ -207,8 +151,11 @@ class Validator:
     def _predict(
         self, net: PoseNet, images: np.ndarray, autocast: torch.dtype | None
     ) -> tuple[Predictions, list[int], list[bool]]:
-        """Of images (B, h, w, 3) uint8 BGR: the best C anchors on the CPU, by rising number; how many anchors exceed
-        the score threshold; whether every score and what belongs to these anchors is finite."""
+        """Predictions for images (B, h, w, 3) uint8 BGR.
+
+        The best C anchors of each image, on the CPU, in the order of their indices; the number of anchors above the
+        score threshold; whether all scores and the boxes and keypoints of candidates are finite.
+        """
         device = next(net.parameters()).device
         pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()  # channels last: faster on CPUs too
         if net.input.channel_order == "rgb":
@@ -218,7 +165,7 @@ class Validator:
         head = net.head
         scores = head.scores(raw.objectness.float(), raw.classes.float())  # (B, classes, N)
         best = scores.amax(dim=1)
-        # by rising number: among equal scores the reference takes the first
+        # In the order of indices: among equal scores the reference takes the first.
         chosen = best.topk(min(self.max_candidates, best.shape[1]), dim=1).indices.sort(dim=1).values
 
         def take(values: Tensor) -> Tensor:
@@ -229,9 +176,68 @@ class Validator:
         priors = take(raw.priors)
         boxes = head.decode_boxes(take(raw.boxes), priors)
         xy, visibility = head.decode_keypoints(take(raw.keypoints), priors)
-        # a comparison with NaN is false
+        # Comparisons with NaN are false.
         sound = (boxes.abs() < _FAR).all(1) & (xy.abs() < _FAR).all(2).all(1) & visibility.isfinite().all(1)  # (B, C)
         above = best > self.score_threshold
         finite = best.isfinite().all(1) & (sound | ~above.gather(1, chosen)).all(1)
         found = (boxes.mT, take(scores).mT, xy.permute(0, 3, 1, 2), visibility.mT)
         return Predictions(*(part.cpu() for part in found)), above.sum(1).tolist(), finite.tolist()
+
+
+class LetterboxedImages:
+    """Batches of letterboxed images in the order of ``paths``; can be iterated repeatedly. Reads one batch ahead.
+
+    paths         by image id
+    shape_hw      px
+    cache_bytes   images are kept in memory if all of them fit, otherwise they are read each time
+
+    Images that cannot be read are left out; after the first iteration ``damaged`` says why, by file.
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[int, Path],
+        spec: InputSpec,
+        shape_hw: tuple[int, int],
+        batch: int = 16,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        self.paths, self.spec, self.shape_hw = dict(paths), spec, shape_hw
+        self.damaged: dict[str, str] = {}
+        ids = list(self.paths)
+        self._chunks = [ids[start : start + batch] for start in range(0, len(ids), batch)]
+        self._keep = len(ids) * shape_hw[0] * shape_hw[1] * 3 <= cache_bytes
+        self._kept: dict[int, tuple[np.ndarray, Placement]] = {}
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        with ThreadPoolExecutor(_READERS) as pool:
+            ahead = pool.map(self._read, self._chunks[0] if self._chunks else [])
+            for chunk, following in zip(self._chunks, [*self._chunks[1:], []], strict=True):
+                now, ahead = ahead, pool.map(self._read, following)
+                found = {id: image for id, image in zip(chunk, now, strict=True) if image is not None}
+                letterboxed = [image for image, _ in found.values()]
+                images = np.stack(letterboxed) if found else np.zeros((0, *self.shape_hw, 3), np.uint8)
+                yield ImageBatch(list(found), images, [placement for _, placement in found.values()])
+
+    def _read(self, image_id: int) -> tuple[np.ndarray, Placement] | None:
+        """None, and an entry in ``damaged``, if the image cannot be read."""
+        if image_id in self._kept:
+            return self._kept[image_id]
+        path = self.paths[image_id]
+        if str(path) in self.damaged:
+            return None  # the same images each time, so that epochs can be compared
+        try:
+            image = read_image(path)
+        except SourceError as error:
+            self.damaged[str(path)] = str(error)
+            return None
+        made = letterbox(image, self.shape_hw, pad_value=self.spec.pad_value, pad_side=self.spec.pad_side)
+        if self._keep:
+            self._kept[image_id] = made
+        return made

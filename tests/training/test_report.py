@@ -1,4 +1,4 @@
-"""Figures of each epoch stand in the CSV once, whatever broke a sitting off; TensorBoard and curves show them."""
+"""Metrics: each epoch once in the CSV after interrupted sessions, TensorBoard, curves."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import pytest
 
 from yolopose.runtime.errors import BackendUnavailable, DataError, OutputError
 from yolopose.runtime.images import read_image
-from yolopose.training.report import Logs, draw_curves, read_metrics
+from yolopose.training.report import Metrics, draw_curves, read_metrics
 
 
-def silent(text: str) -> None:
+def no_message(text: str) -> None:
     raise AssertionError(text)
 
 
 def fill(path: Path, epochs: range, start: int = 0, offset: float = 0.0) -> None:
-    with Logs(path, None, silent, start_epoch=start) as logs:
+    with Metrics(path, None, no_message, start_epoch=start) as metrics:
         for epoch in epochs:
             ap = None if epoch % 2 else epoch / 100
-            logs.epoch({"epoch": epoch, "loss": 1 / (epoch + 1) + offset, "lr": 1e-3, "ap": ap})
+            metrics.add({"epoch": epoch, "loss": 1 / (epoch + 1) + offset, "lr": 1e-3, "ap": ap})
 
 
-def test_rows(tmp_path: Path) -> None:
+def test_csv_rows(tmp_path: Path) -> None:
     fill(tmp_path / "metrics.csv", range(3))
     assert (tmp_path / "metrics.csv").read_text().splitlines() == [
         "epoch,loss,lr,ap",
@@ -37,7 +37,7 @@ def test_rows(tmp_path: Path) -> None:
     assert math.isnan(columns["ap"][1])
 
 
-def test_a_resumed_run_has_every_epoch_once(tmp_path: Path) -> None:
+def test_resumed_run_has_every_epoch_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     fill(path, range(3))
     fill(path, range(2, 4), start=2, offset=1.0)  # epoch 2 was not in the checkpoint
@@ -48,32 +48,35 @@ def test_a_resumed_run_has_every_epoch_once(tmp_path: Path) -> None:
     assert read_metrics(path)["epoch"] == [0]
 
 
-def test_columns_are_those_of_the_first_row(tmp_path: Path) -> None:
+def test_rejects_rows_with_other_columns(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     fill(path, range(2))
     before = path.read_bytes()
-    with Logs(path, None, silent, start_epoch=2) as logs:
+    with Metrics(path, None, no_message, start_epoch=2) as metrics:
         with pytest.raises(ValueError, match=r"differs in \['lr', 'rate'\]"):
-            logs.epoch({"epoch": 2, "loss": 1.0, "rate": 1.0, "ap": 1.0})
+            metrics.add({"epoch": 2, "loss": 1.0, "rate": 1.0, "ap": 1.0})
         with pytest.raises(ValueError, match="epoch"):
-            logs.epoch({"loss": 1.0})
+            metrics.add({"loss": 1.0})
         assert path.read_bytes() == before
-        logs.epoch({"ap": math.nan, "lr": 2.0, "loss": 1.0, "epoch": 2})  # in any order
+        metrics.add({"ap": math.nan, "lr": 2.0, "loss": 1.0, "epoch": 2})  # in any order
     assert path.read_text().splitlines()[-1] == "2,1,2,"
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,loss\n1\n", "epoch\none\n", "epoch,loss\n1,2\n\n"])
-def test_a_foreign_csv_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_rejects_other_csv_files_and_keeps_them(tmp_path: Path, text: str) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"metrics\.csv is not a file of figures"):
-        Logs(path, None, silent)
+    with pytest.raises(DataError, match=r"metrics\.csv is not a metrics file of yolopose-train"):
+        Metrics(path, None, no_message)
     assert path.read_text() == text
 
 
-def test_a_folder_that_is_gone(tmp_path: Path) -> None:
-    with Logs(tmp_path / "gone" / "metrics.csv", None, silent) as logs, pytest.raises(OutputError, match="metrics"):
-        logs.epoch({"epoch": 0})
+def test_rejects_a_missing_folder(tmp_path: Path) -> None:
+    with (
+        Metrics(tmp_path / "gone" / "metrics.csv", None, no_message) as metrics,
+        pytest.raises(OutputError, match="metrics"),
+    ):
+        metrics.add({"epoch": 0})
 
 
 def test_tensorboard(tmp_path: Path) -> None:
@@ -82,20 +85,22 @@ def test_tensorboard(tmp_path: Path) -> None:
 
     board = tmp_path / "tensorboard"
     for start, epochs in ((0, range(3)), (2, range(2, 4))):
-        with Logs(tmp_path / "metrics.csv", board, silent, start_epoch=start) as logs:
+        with Metrics(tmp_path / "metrics.csv", board, no_message, start_epoch=start) as metrics:
             for epoch in epochs:
-                logs.epoch({"epoch": epoch, "loss": start + 0.5, "ap": math.nan})
+                metrics.add({"epoch": epoch, "loss": start + 0.5, "ap": math.nan})
     events = EventAccumulator(str(board)).Reload()
     assert events.Tags()["scalars"] == ["loss"]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 0.5), (1, 0.5), (2, 2.5), (3, 2.5)]
 
 
-def test_without_tensorboard_one_sentence_and_the_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_prints_one_sentence_and_writes_the_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     said: list[str] = []
-    with Logs(tmp_path / "metrics.csv", tmp_path / "tensorboard", said.append) as logs:
-        logs.epoch({"epoch": 0, "loss": 1.0})
-    assert said == ["no TensorBoard files: pip install tensorboard; figures are in metrics.csv"]
+    with Metrics(tmp_path / "metrics.csv", tmp_path / "tensorboard", said.append) as metrics:
+        metrics.add({"epoch": 0, "loss": 1.0})
+    assert said == ["no TensorBoard files: pip install tensorboard; metrics are in metrics.csv"]
     assert read_metrics(tmp_path / "metrics.csv") == {"epoch": [0], "loss": [1]}
 
 
@@ -106,8 +111,8 @@ def test_curves(tmp_path: Path) -> None:
     picture = read_image(draw_curves(path, tmp_path / "curves.png"))
     assert picture.shape[1] > 2 * picture.shape[0]  # three panels
     assert picture.std() > 5
-    with Logs(path, None, silent) as logs:
-        logs.epoch({"epoch": 0, "loss": math.nan, "box": 1.0, "minutes": 3.0})
+    with Metrics(path, None, no_message) as metrics:
+        metrics.add({"epoch": 0, "loss": math.nan, "box": 1.0, "minutes": 3.0})
     assert read_image(draw_curves(path, tmp_path / "curves.png")).shape[0] > 0
     path.write_text("epoch,loss\n1,x\n")
     with pytest.raises(DataError, match="damaged"):

@@ -1,4 +1,4 @@
-"""What a training takes over from a checkpoint, and what it cannot."""
+"""The network that a training begins with: which weights of a checkpoint are taken over."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.training.small import CONFIGS, SIZE, small_net
 from yolopose.model.pose_net import PoseNet
 from yolopose.model.sizes import SIZES, build
 from yolopose.runtime.skeleton import COCO_17, LSP_14, generic_skeleton
-from yolopose.training.run import Start, check_size, initial_net, starting_config
+from yolopose.training.initial_net import InitialNet, check_size, initial_config, initial_net
 
 
-def start(given: PoseNet | None = None, model: str | None = None, skeleton: yolopose.Skeleton = COCO_17) -> Start:
-    return initial_net(starting_config(model, given), given, skeleton, ("person",), SIZE, seed=0)
+def start(given: PoseNet | None = None, model: str | None = None, skeleton: yolopose.Skeleton = COCO_17) -> InitialNet:
+    return initial_net(initial_config(model, given), given, skeleton, ("person",), SIZE, seed=0)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def _small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("family", ["yolox", "yolov5"])
-def test_another_number_of_keypoints_keeps_all_but_their_predictions(family: str) -> None:
+def test_other_keypoint_number_replaces_only_keypoint_predictions(family: str) -> None:
     given = small_net(family, seed=1)
     net, taken, fresh = start(given, skeleton=LSP_14)
     assert fresh
@@ -39,7 +39,7 @@ def test_another_number_of_keypoints_keeps_all_but_their_predictions(family: str
     assert net.training
 
 
-def test_the_same_network_takes_everything() -> None:
+def test_same_network_takes_all_tensors() -> None:
     given = small_net(seed=1)
     given.weights_licence = "of its own"
     net, taken, fresh = start(given, "tiny")
@@ -47,7 +47,7 @@ def test_the_same_network_takes_everything() -> None:
     assert net.weights_licence == "of its own"
 
 
-def test_a_size_of_the_same_family_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_size_of_the_family_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     deeper = replace(CONFIGS["yolox"], name="deeper", depth=0.67)
     monkeypatch.setitem(SIZES, "deeper", deeper)
     given = small_net(seed=1)
@@ -57,8 +57,8 @@ def test_a_size_of_the_same_family_takes_what_fits(monkeypatch: pytest.MonkeyPat
     assert fresh
 
 
-def test_weights_keep_their_meaning() -> None:
-    """Tensors of equal shapes, but other channels: what the weights expect comes along."""
+def test_takes_the_input_and_anchors_that_weights_expect() -> None:
+    """Tensor shapes are equal, but channel order, scale and anchors differ."""
     config = replace(
         CONFIGS["yolov5"], legacy_layout=True, focus_order="rows", input=replace(CONFIGS["yolov5"].input, scale=1.0),
         anchors=tuple(tuple((w + 1.0, h) for w, h in level) for level in CONFIGS["yolov5"].anchors),
@@ -73,12 +73,12 @@ def test_weights_keep_their_meaning() -> None:
             torch.testing.assert_close(ours, theirs)
 
 
-def test_another_family_is_refused() -> None:
+def test_rejects_weights_of_another_family() -> None:
     with pytest.raises(ValueError, match=r"weights are of a yolox-pose network \(tiny\).*leave --model out"):
-        starting_config("tiny-p6", small_net())
+        initial_config("tiny-p6", small_net())
 
 
-def test_weights_of_which_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_weights_of_which_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = replace(CONFIGS["yolox"], name="wide", width=0.125)
     given = build(replace(CONFIGS["yolox"], head="edgeai"))
     monkeypatch.setattr(given, "state_dict", lambda: {"other": torch.zeros(2, 2)})
@@ -87,19 +87,19 @@ def test_weights_of_which_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("model", [None, "yolox-pose-xxl"])
-def test_a_network_must_be_named(model: str | None) -> None:
+def test_rejects_missing_and_unknown_models(model: str | None) -> None:
     with pytest.raises(ValueError, match=r"yolox-pose-nano, .*yolov7-w6-pose"):
-        starting_config(model, None)
+        initial_config(model, None)
 
 
 @pytest.mark.parametrize(("family", "size"), [("yolox", 80), ("yolox", 0), ("yolox", -32), ("yolov5", 96)])
-def test_sizes_are_multiples_of_the_coarsest_stride(family: str, size: int) -> None:
+def test_rejects_sizes_that_are_no_multiple_of_the_coarsest_stride(family: str, size: int) -> None:
     with pytest.raises(ValueError, match=rf"--imgsz must be a multiple of (32|64) for tiny.*, got {size}"):
         check_size("--imgsz", size, CONFIGS[family])
 
 
-def test_the_seed_decides_new_weights_and_nothing_else() -> None:
-    config = starting_config("tiny", None)
+def test_seed_decides_new_weights_and_leaves_the_global_generator() -> None:
+    config = initial_config("tiny", None)
     state = torch.get_rng_state()
     nets = [initial_net(config, None, COCO_17, ("person",), SIZE, seed).net.state_dict() for seed in (0, 0, 1)]
     assert torch.equal(state, torch.get_rng_state())
@@ -107,7 +107,7 @@ def test_the_seed_decides_new_weights_and_nothing_else() -> None:
     assert not all(torch.equal(nets[0][name], nets[2][name]) for name in nets[0])
 
 
-def test_the_demo_network() -> None:
+def test_demo_weights() -> None:
     demo = yolopose.load("demo")
     net, taken, fresh = start(demo, skeleton=LSP_14)
     assert taken > 200
@@ -116,8 +116,8 @@ def test_the_demo_network() -> None:
     assert all("keypoint" in name or "visibility" in name for name in fresh), fresh
 
 
-def test_other_points_of_the_same_number_begin_anew() -> None:
-    """Rows of the left wrist must not become those of the right hip because both are the seventh."""
+def test_other_keypoints_of_the_same_number_get_new_predictions() -> None:
+    """Weights of the left wrist must not be used for the right hip because both are the seventh keypoint."""
     turned = replace(LSP_14, name="turned", names=LSP_14.names[::-1], flip_pairs=(), limbs=())
     given = small_net("yolox", seed=1)
     given = initial_net(given.config, None, turned, ("person",), SIZE, seed=1).net

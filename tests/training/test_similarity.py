@@ -1,4 +1,4 @@
-"""OKS equals COCO's own code; the losses made of it are finite for anything and never go flat."""
+"""Similarity of boxes and poses, against values by hand and pycocotools; keypoint losses; finite for any input."""
 
 from __future__ import annotations
 
@@ -16,11 +16,60 @@ from torch import Tensor
 
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 from yolopose.training.settings import KEYPOINT_LOSSES
-from yolopose.training.similarity import KeypointLoss, oks
+from yolopose.training.similarity import KeypointLoss, ciou, iou, oks
 
 EYE = COCO_17.sigmas[1]
 PERSON = 60.0 * 120.0  # px^2
 coordinate = st.floats(-2000, 2000, width=32)
+SQUARE = torch.tensor([0.0, 0.0, 10.0, 10.0])
+corner = st.one_of(st.sampled_from([0.0, 1.0, -5.0, 1e6]), st.floats(-1e6, 1e6, width=32))
+box = st.tuples(corner, corner, corner, corner)
+
+
+def test_iou_by_hand() -> None:
+    others = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [2, 2, 4, 4], [10, 0, 20, 10], [30, 30, 40, 40]])
+    torch.testing.assert_close(iou(SQUARE, others), torch.tensor([1, 1 / 3, 0.04, 0, 0]))
+
+
+def test_ciou_by_hand() -> None:
+    apart = torch.tensor([30.0, 0, 40, 10])  # same shape: only the distance of centers, 30^2 / (40^2 + 10^2)
+    assert ciou(SQUARE, apart).item() == pytest.approx(-900 / 1700)
+    tall = torch.tensor([0.0, -5, 10, 15])  # same center: IoU 1/2 and the aspect ratio term
+    shape = 4 / math.pi**2 * (math.atan(1) - math.atan(0.5)) ** 2
+    assert ciou(SQUARE, tall).item() == pytest.approx(0.5 - shape * shape / (0.5 + shape), rel=1e-5)
+
+
+def test_iou_broadcasts() -> None:
+    assert ciou(torch.rand(5, 1, 4), torch.rand(3, 4)).shape == (5, 3)
+    assert iou(torch.rand(0, 4), torch.rand(0, 4)).shape == (0,)
+
+
+def test_ciou_of_separate_boxes_has_a_gradient() -> None:
+    moving = torch.tensor([30.0, 0, 40, 10], requires_grad=True)
+    ciou(moving, SQUARE).backward()
+    assert moving.grad is not None
+    assert moving.grad[[0, 2]].sum() < 0  # higher CIoU lies to the left
+
+
+@given(box, box)
+def test_iou_and_ciou_are_finite_for_any_box(a: tuple[float, ...], b: tuple[float, ...]) -> None:
+    """Boxes without area, with x2 < x1, equal, far apart: value and gradient are finite and in range."""
+    first, second = (torch.tensor(values, requires_grad=True) for values in (a, b))
+    plain, complete = iou(first, second), ciou(first, second)
+    (plain + complete).backward()
+    assert 0 <= plain.item() <= 1 + 1e-6
+    assert math.isfinite(complete.item())
+    for gradient in (first.grad, second.grad):
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
+
+
+@given(box, box)
+def test_ciou_lies_between_its_bounds(a: tuple[float, ...], b: tuple[float, ...]) -> None:
+    first, second = (
+        torch.tensor([*values[:2], values[0] + abs(values[2]), values[1] + abs(values[3])]) for values in (a, b)
+    )
+    assert -2 < ciou(first, second).item() <= iou(first, second).item() + 1e-6
 
 
 def coco_oks(xy: np.ndarray, target: np.ndarray, visible: np.ndarray, area: float, sigmas: Any) -> float:
@@ -38,7 +87,7 @@ def coco_oks(xy: np.ndarray, target: np.ndarray, visible: np.ndarray, area: floa
 @pytest.mark.parametrize("skeleton", [COCO_17, LSP_14])
 @settings(deadline=None)
 @given(data=st.data())
-def test_oks_is_cocos(skeleton: Skeleton, data: st.DataObject) -> None:
+def test_oks_equals_pycocotools(skeleton: Skeleton, data: st.DataObject) -> None:
     k = skeleton.num_keypoints
     target = data.draw(hnp.arrays(np.float32, (k, 2), elements=coordinate))
     error = data.draw(hnp.arrays(np.float32, (k, 2), elements=st.floats(-60, 60, width=32)))
@@ -49,8 +98,8 @@ def test_oks_is_cocos(skeleton: Skeleton, data: st.DataObject) -> None:
     assert ours.item() == pytest.approx(coco_oks(xy, target, visible, area, skeleton.sigmas), abs=2e-6)
 
 
-def test_oks_of_a_batch_and_its_limits() -> None:
-    """Any leading shape; nothing labelled: 0; an area below 1 px^2, which COCO would divide by, counts as 1."""
+def test_oks_of_a_batch_and_of_small_areas() -> None:
+    """Any leading shape; 0 without labels; an area below 1 px^2, by which COCO would divide, counts as 1."""
     sigmas = torch.tensor([EYE, 0.1])
     target, visible = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, dtype=torch.bool)
     visible[0, 0] = False
@@ -72,8 +121,10 @@ def losses() -> list[KeypointLoss]:
     hnp.arrays(np.bool_, (3, 2)),
     hnp.arrays(np.float32, 3, elements=st.sampled_from([0.0, 1e-30, 1.0, 1e8])),
 )
-def test_finite_for_anything(xy: np.ndarray, target: np.ndarray, visible: np.ndarray, areas: np.ndarray) -> None:
-    """Nothing labelled, no area, NaN where not labelled, a million pixels off: value and gradient are numbers."""
+def test_keypoint_losses_are_finite_for_any_input(
+    xy: np.ndarray, target: np.ndarray, visible: np.ndarray, areas: np.ndarray
+) -> None:
+    """No labels, no area, NaN where not labeled, a million pixels off: value and gradient are finite."""
     target = np.where(visible[..., None], target, np.float32("nan"))
     for loss in losses():
         predicted = torch.from_numpy(xy.copy()).requires_grad_()
@@ -89,7 +140,7 @@ def test_finite_for_anything(xy: np.ndarray, target: np.ndarray, visible: np.nda
 
 
 @pytest.mark.parametrize("loss", losses())
-def test_nobody(loss: KeypointLoss) -> None:
+def test_keypoint_losses_without_people(loss: KeypointLoss) -> None:
     empty = torch.zeros(0, 2, 2, requires_grad=True)
     values = loss(empty, torch.zeros(0, 2, 2), torch.zeros(0, 2, dtype=torch.bool), torch.zeros(0), torch.zeros(0))
     assert values.shape == (0,)
@@ -97,7 +148,7 @@ def test_nobody(loss: KeypointLoss) -> None:
 
 
 def pull(loss: KeypointLoss, pixels: float, area: float = PERSON) -> float:
-    """Gradient on an eye that is so many pixels off."""
+    """Gradient of an eye that is ``pixels`` off."""
     xy = torch.tensor([[[pixels, 0.0]]], requires_grad=True)
     loss(
         xy, torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool), torch.tensor([area]), torch.tensor([8.0])
@@ -106,8 +157,8 @@ def pull(loss: KeypointLoss, pixels: float, area: float = PERSON) -> float:
     return xy.grad[0, 0, 0].item()
 
 
-def test_oks_alone_goes_flat_and_the_robust_term_does_not() -> None:
-    """The paper claims that OKS never plateaus. On a person of 60 x 120 px it does for an eye 15 to 20 px off."""
+def test_oks_loss_has_no_gradient_far_away_and_the_robust_term_has() -> None:
+    """The paper says that OKS never plateaus. It does for an eye 15 to 20 px off, on a person of 60 x 120 px."""
     pure, robust = KeypointLoss([EYE]), KeypointLoss([EYE], robust=0.3)
     unit = 2 * EYE * math.sqrt(PERSON)  # 4.2 px
     peak = pull(pure, unit)
@@ -119,7 +170,7 @@ def test_oks_alone_goes_flat_and_the_robust_term_does_not() -> None:
     assert pull(robust, 1e6) == pytest.approx(0.3 / unit, rel=1e-3)  # slope 1 in units of u, times its weight
 
 
-def test_the_robust_term_bends_like_oks_at_the_target() -> None:
+def test_robust_term_has_the_curvature_of_oks_at_the_target() -> None:
     pure, both = KeypointLoss([EYE]), KeypointLoss([EYE], robust=1.0)
     assert pull(both, 0.05) == pytest.approx(2 * pull(pure, 0.05), rel=1e-3)
 
@@ -129,7 +180,7 @@ def value(loss: KeypointLoss, xy: Tensor, visible: list[bool], area: float, stri
     return loss(xy, target, torch.tensor([visible]), torch.tensor([area]), torch.tensor([stride])).item()
 
 
-def test_the_kinds_by_hand() -> None:
+def test_keypoint_losses_by_hand() -> None:
     xy = torch.tensor([[[3.0, -4.0], [100.0, 0.0]]])
     assert value(KeypointLoss((EYE, 0.1), "l1"), xy, [True, False], 100, 8) == pytest.approx(7 / 8)
     assert value(KeypointLoss((EYE, 0.1), "l1"), xy, [True, True], 100, 8) == pytest.approx(107 / 16)
@@ -140,6 +191,6 @@ def test_the_kinds_by_hand() -> None:
     assert value(loss, xy, [True, False], 2500, 8) == pytest.approx(expected, rel=1e-5)
 
 
-def test_unknown_kind() -> None:
+def test_rejects_unknown_keypoint_losses() -> None:
     with pytest.raises(ValueError, match="kind must be one of"):
         KeypointLoss([EYE], "l2")

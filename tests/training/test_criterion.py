@@ -1,4 +1,4 @@
-"""Auxiliary heat maps: the target is OKS at each cell, and what nobody labelled teaches nothing."""
+"""Auxiliary heatmaps: targets are the OKS at each cell; cells without known labels are not trained."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolopose.data.batch import People
-from yolopose.training import criterion as heatmaps
-from yolopose.training.criterion import LEAST_WIDTH, PRIOR_BIAS, Heatmaps
+from yolopose.training import criterion
+from yolopose.training.criterion import MIN_WIDTH, PRIOR_BIAS, Heatmaps
 from yolopose.training.similarity import oks
 
 from .people import SIGMAS, chosen, nobody, some_people
@@ -29,7 +29,7 @@ def by_hand(people: People, image: int, k: int, row: int, column: int) -> float:
     for person in range(people.valid.shape[1]):
         if people.visible[image, person, k]:
             x, y = people.keypoints[image, person, k].tolist()
-            scale = max(2 * SIGMAS[k] * math.sqrt(people.areas[image, person]), LEAST_WIDTH * STRIDE)
+            scale = max(2 * SIGMAS[k] * math.sqrt(people.areas[image, person]), MIN_WIDTH * STRIDE)
             squared = (x - (column + 0.5) * STRIDE) ** 2 + (y - (row + 0.5) * STRIDE) ** 2
             best = max(best, math.exp(-squared / scale**2 / 2))
     return best
@@ -37,9 +37,9 @@ def by_hand(people: People, image: int, k: int, row: int, column: int) -> float:
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10**6), st.integers(0, 3))
-def test_target_is_the_gaussian_of_every_labelled_keypoint(seed: int, most: int) -> None:
+def test_target_is_a_gaussian_of_each_labeled_keypoint(seed: int, most: int) -> None:
     people = some_people(2, most, seed=seed)
-    people = people._replace(areas=people.areas * 100)  # so that some are wider than the least width
+    people = people._replace(areas=people.areas * 100)  # so that some are wider than the minimum width
     target = branch().targets(people, CELLS)
     assert target.shape == (2, len(SIGMAS), *CELLS)
     assert target.dtype == torch.float32
@@ -50,7 +50,7 @@ def test_target_is_the_gaussian_of_every_labelled_keypoint(seed: int, most: int)
     torch.testing.assert_close(target, torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_target_of_a_large_person_is_oks_itself() -> None:
+def test_target_of_a_large_person_equals_oks() -> None:
     people = some_people(1, 1)._replace(areas=torch.tensor([[300.0**2]]), visible=torch.ones(1, 1, 3).bool())
     target = branch().targets(people, CELLS)
     cell = torch.tensor([3.5 * STRIDE, 2.5 * STRIDE]).expand(3, 2)
@@ -60,7 +60,7 @@ def test_target_of_a_large_person_is_oks_itself() -> None:
         torch.testing.assert_close(target[0, k, 2, 3], same)
 
 
-def test_every_keypoint_in_the_picture_is_seen_by_a_cell() -> None:
+def test_every_keypoint_in_the_image_has_a_cell_with_a_high_target() -> None:
     people = some_people(4, 3)._replace(areas=torch.zeros(4, 3))
     target = branch().targets(people, (8, 8)).amax((2, 3))
     assert (target[people.visible.any(1)] > 0.77).all()  # at most half a cell away in x and y
@@ -89,7 +89,7 @@ def test_loss_and_gradient_are_finite(people: People) -> None:
     assert half.dtype == torch.float32
 
 
-def test_perfect_maps_cost_nothing() -> None:
+def test_perfect_heatmaps_have_zero_loss() -> None:
     net, people = branch(), some_people()
     target = net.targets(people, CELLS)
     logits = target.logit(eps=1e-6).requires_grad_()
@@ -100,7 +100,7 @@ def test_perfect_maps_cost_nothing() -> None:
     assert logits.grad.abs().max() < 1e-6
 
 
-def test_unlabelled_people_and_crowds_teach_nothing_but_near_others_keypoints() -> None:
+def test_unlabeled_people_and_crowds_are_trained_only_near_keypoints_of_others() -> None:
     net, people = branch(), some_people(2, 2)
     box = torch.tensor([8.0, 8, 40, 32])  # covers cells 1..4 by 1..3
     people = people._replace(boxes=torch.stack((people.boxes[:, 0], box.expand(2, 4)), dim=1))
@@ -117,11 +117,11 @@ def test_unlabelled_people_and_crowds_teach_nothing_but_near_others_keypoints() 
     assert (gradient_of(net, padding) != 0).all()
 
 
-def test_two_halves_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_of_two_half_batches_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     net, people = branch(), some_people(4, 3)
     logits = torch.randn(4, len(SIGMAS), *CELLS)
     whole = net.loss(logits, people)
-    labelled = people.visible.sum() / 2
-    monkeypatch.setattr(heatmaps, "mean_positives", lambda count: labelled)
+    count = people.visible.sum() / 2
+    monkeypatch.setattr(criterion, "mean_positives", lambda _: count)
     halves = [net.loss(logits[rows], chosen(people, rows)) for rows in (slice(0, 2), slice(2, 4))]
     torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
