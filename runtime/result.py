@@ -292,11 +292,12 @@ class PoseResult:
         Raises BackendUnavailable when supervision is not installed.
         """
         supervision = _import("supervision")
+        shown = self.num_keypoints if len(self) else 0  # supervision's result without people has no keypoints
         # By position: supervision 0.29 renamed its third parameter, `confidence`, to `keypoint_confidence`.
         return supervision.KeyPoints(
-            self.keypoints.copy(),
+            self.keypoints[:, :shown].copy(),
             self.labels.astype(int),
-            self.keypoint_scores.copy(),
+            self.keypoint_scores[:, :shown].copy(),
             data={"xyxy": self.boxes.copy(), "score": self.scores.copy()},
         )
 

@@ -302,7 +302,7 @@ def test_supervision_round_trip(kind: type, result: PoseResult) -> None:
         found = result.to_supervision()
     assert found.class_id.dtype == int
     back = PoseResult(found.data["xyxy"], found.data["score"], found.class_id, found.xy, found.confidence)
-    assert same(back, result)
+    assert same(back, result) if len(result) else back.keypoints.shape == (0, 0, 2)
     assert all(len(values) == len(result) for values in found.data.values())
     assert not np.shares_memory(found.xy, result.keypoints)
 
