@@ -192,6 +192,7 @@ def bare_run(estimate: PoseEstimator, options: EstimatorOptions) -> tuple[BareRu
     rows = estimate.batch_rows(1)
     thresholds = _thresholds(options, rows)
     if isinstance(backend, OnnxRuntimeBackend):
+        assert backend.session is not None, "the estimator is open"
         session = backend.session  # the estimator's: the threads of a second one would take cores from it
         return (lambda batch: session.run(None, {"images": batch, **thresholds})), None
     if hasattr(backend, "bare"):
