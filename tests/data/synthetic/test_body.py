@@ -29,10 +29,8 @@ def test_standing_upright_and_facing_the_camera() -> None:
         < at["left_knee"][Y]
         < at["left_ankle"][Y]
     )
-    assert (
-        at["left_shoulder"][X] > 0 > at["right_shoulder"][X]
-        # The left side of a person who faces the camera is on the right of the image.
-    )
+    # The left side of a person who faces the camera is on the right of the image.
+    assert at["left_shoulder"][X] > 0 > at["right_shoulder"][X]
     assert at["left_toe"][Z] < at["left_heel"][Z]
     stature = at["left_toe"][Y] - at["head_top"][Y]
     assert stature == pytest.approx(1.0, abs=0.06)
