@@ -192,7 +192,7 @@ def compare(task: GpuTask) -> dict[str, Any]:
 
     from yolopose.checkpoints import load
     from yolopose.data.image_set import open_image_set
-    from yolopose.export.pipeline import source_from_net
+    from yolopose.export.source import source_from_net
     from yolopose.export.verify import verify
     from yolopose.runtime import read_contract
 

@@ -22,9 +22,10 @@ from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write
 from yolopose.runtime.skeleton import Skeleton
 
+from ..config import Int8Config
 from ..graph import letterboxed
 from .layers import find_body
-from .quantize import Int8Config, Plan, make_plan, quantize, tensors_to_sample
+from .quantize import Plan, make_plan, quantize, tensors_to_sample
 from .ranges import collect
 from .search import Found, Journal, Progress, element_counts, keeping_order, rank, search
 from .trials import Trials

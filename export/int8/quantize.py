@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..config import Target
 from ..graph import drop_unused_initializers
 from .layers import JOINS, MOVES, Body, Layer
 from .ranges import Choice, Grid, Readers, Samples, choose, grid_of, tensors_read
@@ -95,17 +95,6 @@ def _per_weight(layer: Layer, channels: np.ndarray) -> np.ndarray:
         return channels[None, :, None, None]
     grouped = channels.reshape(layer.groups, -1)  # (groups, in / groups)
     return np.repeat(grouped, len(layer.weight) // layer.groups, axis=0)[:, :, None, None]
-
-
-Target = Literal["cpu", "openvino", "tensorrt"]
-TARGETS: tuple[Target, ...] = get_args(Target)
-
-
-@dataclass(frozen=True)
-class Int8Config:
-    target: Target
-    search_minutes: float = 10.0  # for the ranking of layers and the search together
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ import onnx
 
 from yolopose.runtime.output import atomic_write
 
+from ..config import Target
 from ..graph import feed, open_session, with_outputs
 from .layers import Body, Layer
-from .quantize import Plan, Target, integer_nodes, quantize
+from .quantize import Plan, integer_nodes, quantize
 from .trials import Trial, Trials
 
 

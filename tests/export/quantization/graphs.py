@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from yolopose.export.config import Target
 from yolopose.export.int8.layers import find_body
-from yolopose.export.int8.quantize import Plan, Target, make_plan, tensors_to_sample
+from yolopose.export.int8.quantize import Plan, make_plan, tensors_to_sample
 from yolopose.export.int8.ranges import collect
 
 SIZE = 16

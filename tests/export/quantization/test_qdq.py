@@ -11,9 +11,10 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from yolopose.export.config import TARGETS, Target
 from yolopose.export.graph import feed, open_session, prediction_convolutions
 from yolopose.export.int8.layers import find_body
-from yolopose.export.int8.quantize import TARGETS, Target, quantize
+from yolopose.export.int8.quantize import quantize
 
 from .graphs import SIZE, pictures, small_graph, small_plan
 
