@@ -33,7 +33,7 @@ def wrap(source: OnnxFile, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> 
     _add_preprocessing(network.graph, f"{_SOURCE}{source.input}", layout, shape)
     postprocessing = _postprocessing(source, layout, nms, shape.batch)
     pairs = [(f"{_SOURCE}{name}", f"{_PREFIX}output{i}") for i, name in enumerate(layout.outputs)]
-    network.ir_version = postprocessing.ir_version = min(network.ir_version, behind.ir_version)
+    network.ir_version = postprocessing.ir_version = min(network.ir_version, postprocessing.ir_version)
     whole = compose.merge_models(
         network, postprocessing, io_map=pairs, outputs=[f"{_PREFIX}{name}" for name in OUTPUT_NAMES]
     )

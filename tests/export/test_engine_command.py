@@ -81,7 +81,7 @@ def test_a_plan_that_fails_the_gate_is_kept_aside(
     plan = tmp_path / "here.engine"
     assert export("--weights", tiny_weights, "--format", "engine", "--output", plan, *SMALL) == 3
     said = capsys.readouterr().err
-    assert "the plan: float32 must give the reference's people" in said
+    assert "the plan: float32 must match PyTorch within tolerance" in said
     assert "kept as" in said
     assert [path.suffix for path in judged] == [".onnx", ".engine"]
     names = {path.name for path in tmp_path.iterdir()}
