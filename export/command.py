@@ -21,7 +21,7 @@ from yolopose.runtime.errors import ArtifactError, BackendUnavailable, ContractM
 from yolopose.runtime.output import output_folder
 from yolopose.runtime.skeleton import skeleton_from_json
 
-from .config import LIMIT, TARGETS, ExportConfig, Int8Config, ShapeConfig, plan_path
+from .config import LIMIT, TARGETS, ExportConfig, Int8Config, ShapeConfig, Target, plan_path
 from .tensorrt import build_engine, import_tensorrt, refit_engine
 from .tensorrt_options import EngineConfig, profile_from_text, usual_profile
 
@@ -180,14 +180,14 @@ def export_config(arguments: argparse.Namespace) -> ExportConfig:
     if not arguments.int8:
         _refuse(arguments, _INT8_OPTIONS, "--int8")
     for_plan = arguments.format == "engine"
-    target = arguments.target or ("tensorrt" if for_plan else "cpu")
+    target: Target = arguments.target or ("tensorrt" if for_plan else "cpu")
     if for_plan and target != "tensorrt":
         raise UsageError(f"--format engine is TensorRT, and --target {target} is not")
     int8 = None
     if arguments.int8:
         minutes = arguments.search_minutes
         int8 = Int8Config(target) if minutes is None else Int8Config(target, minutes)
-    imgsz = arguments.imgsz or ()
+    imgsz: Sequence[int] = arguments.imgsz or ()
     if len(imgsz) > 2:
         raise UsageError(f"--imgsz takes one number or two (H W), got {len(imgsz)}")
     output = arguments.output
@@ -304,7 +304,7 @@ def _size(path: Path) -> str:
 
 def _document(exported: Exported) -> dict[str, Any]:
     """The result for --json."""
-    document = {
+    document: dict[str, Any] = {
         "artifact": str(exported.path),
         "verdict": exported.contract.parity.verdict if exported.contract.parity else None,
         "steps": list(exported.steps),
@@ -351,7 +351,7 @@ def _text(exported: Exported) -> str:
 
 def _explanation(document: dict[str, Any]) -> str:
     """The document of --explain for people, a line for each subject."""
-    network, sizes, nms = document["network_input"], document["input"], document["nms"]
+    network, nms = document["network_input"], document["nms"]
     scale = "0..255" if network["scale"] == 1 else f"0..255 times {network['scale']:.4g}"
     classes = ", ".join(document["classes"][:5])
     if len(document["classes"]) > 5:
@@ -362,7 +362,7 @@ def _explanation(document: dict[str, Any]) -> str:
         "in the source file": f"in the source file; the best {nms['max_people']} people are kept",
         "not needed": f"not needed, the head gives each person once; the best {nms['max_people']} people are kept",
     }
-    height, width, batch = sizes["height"], sizes["width"], sizes["batch"]
+    height, width, batch = (document["input"][name] for name in ("height", "width", "batch"))
     frame = f"{height['opt']}x{width['opt']}"
     if height["min"] == height["max"]:
         frame += " only"

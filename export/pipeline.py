@@ -147,8 +147,8 @@ def load(config: ExportConfig, say: Say, progress: Progress) -> Export:
     given = input_info(source.input, config.size, shape)
     shares, images = _open_images(config, source.skeleton)
     say(f"{config.weights}: {source.description}")
-    asked = (config.nms.candidates, config.nms.iou_threshold)
-    if source.nms_free and asked != (NmsInfo.candidates, NmsInfo.iou_threshold):
+    defaults = (NmsInfo.candidates, NmsInfo.iou_threshold)
+    if source.nms_free and (config.nms.candidates, config.nms.iou_threshold) != defaults:
         say("--candidates and --iou have no effect: this network gives each person once, --max-people limits them")
     return Export(config, say, progress, source, target, shape, given, source.resolve_nms(config.nms), images, shares)
 

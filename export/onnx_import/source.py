@@ -40,7 +40,7 @@ def source_from_onnx(
     """
     source = read_onnx_file(path)
     layout = recognize(source, layout_name)
-    say(f"{path}: {source.describe()}; layout {layout.name}, recognized by {layout.why}")
+    say(f"{source.describe()}: {layout.name} layout, recognized by {layout.why}")
     height, width = source.shape_hw
     if (height is None) != (width is None):
         raise UnknownCheckpoint(f"{path} fixes one side of its images and leaves the other dynamic: export it again")
