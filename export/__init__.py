@@ -1,1 +1,1 @@
-"""A checkpoint -> a verified artifact. Needs torch and onnx: ``pip install "yolopose[export,cpu]"``."""
+"""Weights to a verified artifact: ``yolopose-export``. Needs ``pip install "yolopose[export,cpu]"``."""

@@ -1,8 +1,7 @@
-"""What an exported graph is made of: the body up to the prediction convolutions, and all that lies behind.
+"""Operations on ONNX graphs that several steps of an export share.
 
-Runs of a graph in the middle of an export, on ONNX Runtime's CPU provider: images in, any tensors out.
-
-What happens to an exported graph besides precision: simplification, and the contract that goes inside.
+The parts of a graph (body, prediction convolutions), running it in ONNX Runtime in the middle of an export,
+simplification, and embedding the contract.
 """
 
 from __future__ import annotations
@@ -18,17 +17,18 @@ import onnxruntime
 from onnx import TensorProto, helper, shape_inference
 
 from yolopose.data.image_set import ImageSet
-from yolopose.runtime.contract import INPUT_NAMES, METADATA_KEY, Contract, InputInfo
+from yolopose.runtime.contract import INPUT_NAMES, METADATA_KEY, Contract, InputInfo, NmsInfo
 from yolopose.runtime.images import as_bgr_image
 from yolopose.runtime.letterbox import Placement, letterbox
 
-# Float inputs that are parameters of the operator, float32 by its definition.
-_FLOAT32_PARAMETERS = {"Resize": (1, 2)}
+_FLOAT32_PARAMETERS = {"Resize": (1, 2)}  # inputs that are float32 by the operator's definition
+_MAX_DIFFERENCE = 1e-3  # in any output, that simplification may cause
+_Item = TypeVar("_Item")
 
 
 def prediction_convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Conv nodes behind which no other Conv comes, in graph order. Requires topologically sorted nodes."""
-    before_conv: set[str] = set()  # values from which a Conv can be reached
+    """Conv nodes with no other Conv behind them, in graph order. Requires topologically sorted nodes."""
+    before_conv: set[str] = set()  # values from which a Conv is reachable
     found: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
         reaches_conv = any(output in before_conv for output in node.output)
@@ -51,12 +51,13 @@ def _float_values(model: onnx.ModelProto) -> set[str]:
 
 
 def data_inputs(node: onnx.NodeProto) -> list[int]:
+    """Indices of the inputs that are data, not parameters that are float32 by the operator's definition."""
     parameters = _FLOAT32_PARAMETERS.get(node.op_type, ())
     return [i for i, name in enumerate(node.input) if name and i not in parameters]
 
 
 def body_nodes(model: onnx.ModelProto, predictions: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Nodes with float32 results that the prediction convolutions' data comes from, in graph order."""
+    """Nodes that compute the float32 data of the prediction convolutions, in graph order."""
     graph, floats = model.graph, _float_values(model)
     needed = {node.input[0] for node in predictions}
     body = []
@@ -68,7 +69,7 @@ def body_nodes(model: onnx.ModelProto, predictions: list[onnx.NodeProto]) -> lis
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
-    """Give nodes without a name, or with another's, one of their own: passes keep track of nodes by name."""
+    """Give each node a unique name, by which passes identify it; existing unique names stay."""
     seen: set[str] = set()
     for i, node in enumerate(graph.node):
         if not node.name or node.name in seen:
@@ -77,18 +78,15 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def drop_unused_initializers(graph: onnx.GraphProto) -> None:
-    """Remove initializers that no node reads and that are no output."""
+    """Remove initializers that are neither read by a node nor an output."""
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
 
-_Item = TypeVar("_Item")
-
-
 def letterboxed(images: ImageSet, given: InputInfo) -> list[tuple[np.ndarray, Placement]]:
-    """Each image as the runtime gives it to the artifact: (h, w, 3) uint8, and where the image lies in it."""
+    """Each image as the runtime passes it to the artifact, (h, w, 3) uint8, and its placement in that frame."""
     shape_hw = given.height.opt, given.width.opt
     return [
         letterbox(as_bgr_image(images.read(i)), shape_hw, pad_value=given.pad_value, pad_side=given.pad_side)
@@ -97,10 +95,15 @@ def letterboxed(images: ImageSet, given: InputInfo) -> list[tuple[np.ndarray, Pl
 
 
 def feed(
-    images: Sequence[np.ndarray], score_threshold: float = 0.25, iou_threshold: float = 0.65, rows: int = 1
+    images: Sequence[np.ndarray],
+    score_threshold: float = NmsInfo.score_threshold,
+    iou_threshold: float = NmsInfo.iou_threshold,
+    rows: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Letterboxed images (h, w, 3) uint8 as the inputs of an artifact; rows: of a fixed batch, the last image again in
-    those left over."""
+    """Letterboxed images (h, w, 3) uint8 as inputs of an artifact.
+
+    rows: the batch of a fixed file; the last image is repeated to fill it.
+    """
     thresholds = (np.full((max(rows, len(images)), 1), value, np.float32) for value in (score_threshold, iou_threshold))
     filled = [*images, *[images[-1]] * (rows - len(images))]
     return dict(zip(INPUT_NAMES, (np.stack(filled), *thresholds), strict=True))
@@ -114,7 +117,7 @@ def in_batches(images: Iterable[_Item], rows: int) -> Iterator[list[_Item]]:
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """A copy whose outputs are ``tensors`` alone; what they do not need is not computed."""
+    """A copy whose only outputs are ``tensors``; the runtime skips what they do not need."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.output[:]
@@ -122,21 +125,27 @@ def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelPr
     return copy
 
 
-def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxruntime.InferenceSession:
+def open_session(
+    model: onnx.ModelProto, threads: int | None = None, errors: bool = True
+) -> onnxruntime.InferenceSession:
+    """Session on ONNX Runtime's CPU provider. errors: log errors to stderr; warnings are never logged."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3 if errors else 4
     if threads is not None:
         options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def graph_sha256(model: onnx.ModelProto) -> str:
-    """Hex digest of the serialised GraphProto, which metadata does not change."""
+    """Hex digest of the serialized GraphProto; metadata does not change it."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def embed_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
-    """The file: ``model`` with ``contract`` as its only metadata. Requires that the contract names this very graph."""
+    """The artifact's content: ``model`` with ``contract`` as its only metadata.
+
+    Raises ValueError for a contract of another graph.
+    """
     digest = graph_sha256(model)
     if contract.provenance.graph_sha256 != digest:
         raise ValueError(
@@ -144,27 +153,28 @@ def embed_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
         )
     del model.metadata_props[:]
     model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """onnxsim's simplification where it changes neither interface nor results; elsewhere the model as it was.
+    """``model`` simplified by onnxsim if that keeps interface and results, else ``model`` itself.
 
-    Returns the model and one sentence on what was done, for the user to read. Never fatal: simplification is a nicety.
+    Returns the model and one sentence for the user about what was done. Never raises.
     """
     before = len(model.graph.node)
     try:
         import onnxsim
 
         simplified, checked = onnxsim.simplify(model)
-    except Exception as error:  # a third-party optimiser: whatever goes wrong in it, the unsimplified graph is right
+    except Exception as error:  # whatever goes wrong in a third-party optimizer
         return model, f"not simplified: onnxsim failed ({type(error).__name__}: {error})"
     if not checked:
         return model, "not simplified: onnxsim's own check failed"
     if _interface(simplified) != _interface(model):
         return model, "not simplified: onnxsim changed inputs or outputs"
     difference = _largest_difference(model, simplified)
-    if not difference <= 1e-3:
+    if not difference <= _MAX_DIFFERENCE:  # NaN included
         return model, f"not simplified: onnxsim changed the results by {difference:g}"
     simplified.graph.ClearField("value_info")
     return simplified, f"simplified from {before} to {len(simplified.graph.node)} nodes"
@@ -175,17 +185,13 @@ def _interface(model: onnx.ModelProto) -> list[tuple[str, bytes]]:
 
 
 def _largest_difference(one: onnx.ModelProto, other: onnx.ModelProto) -> float:
-    """Largest absolute difference of any output on random images; thresholds low enough that rows come out."""
+    """Largest absolute difference of any output on random images, at thresholds low enough to give people."""
     rng = np.random.default_rng(0)
     shape = [dim.dim_value or fallback for dim, fallback in zip(_image_dims(one), (3, 128, 192, 3), strict=True)]
     images = rng.integers(0, 256, shape, dtype=np.uint8)
     low = np.zeros((shape[0], 1), np.float32)
     feeds = {"images": images, "score_threshold": low, "iou_threshold": low + np.float32(0.65)}
-    outputs = []
-    for model in (one, other):
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        outputs.append(session.run(None, feeds))
-    pairs = zip(*outputs, strict=True)
+    pairs = zip(*(open_session(model).run(None, feeds) for model in (one, other)), strict=True)
     return max(float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64)), initial=0.0)) for a, b in pairs)
 
 

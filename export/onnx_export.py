@@ -1,7 +1,4 @@
-"""A PyTorch module as ONNX, without what the exporter leaves of this machine.
-
-A network -> ONNX through ``torch.onnx.export(dynamo=True)``: deployed, bare, or as it is.
-"""
+"""PyTorch to ONNX by ``torch.onnx.export(dynamo=True)``: any module, the deployed network, the bare network."""
 
 from __future__ import annotations
 
@@ -21,12 +18,12 @@ from yolopose.deploy.deployed import BareNet, DeployedNet
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 
-from .source import MAX_SIZE, OPSET, ShapeConfig
+from .config import MAX_SIZE, OPSET, ShapeConfig
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints progress, advice about torchvision, deprecations of its own calls: none is for our user."""
+    """Silence the exporter, which prints progress, advice about torchvision and its own deprecation warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -49,6 +46,11 @@ def export_module(
     output_names: Sequence[str],
     dynamic_shapes: tuple[dict[int, Any], ...] | None,
 ) -> onnx.ModelProto:
+    """``module`` in evaluation mode as a cleaned ONNX graph of opset 18.
+
+    inputs          example tensors
+    dynamic_shapes  for each input, axis -> ``torch.export.Dim``; None: all axes are fixed
+    """
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -67,9 +69,9 @@ def export_module(
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what the exporter leaves of this machine: stack traces, source paths, notes, stale shape formulas.
+    """Remove stack traces, source paths, notes and stale shape formulas that the exporter leaves in ``model``.
 
-    Effect: no ``metadata_props`` and no ``doc_string`` anywhere, no ``value_info``. The graph computes the same.
+    Clears every ``metadata_props``, ``doc_string`` and ``value_info`` in place. The graph computes the same.
     """
     graph = model.graph
     for holder in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *model.functions):
@@ -82,7 +84,10 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def name_dimensions(model: onnx.ModelProto, names: dict[str, dict[int, str]]) -> None:
-    """Give dynamic dimensions their names of the contract; the exporter calls them by formulas."""
+    """Name dynamic dimensions as the contract does; the exporter names them by formulas.
+
+    names: input or output -> axis -> name.
+    """
     for value in (*model.graph.input, *model.graph.output):
         shape = value.type.tensor_type.shape
         for axis, name in names.get(value.name, {}).items():
@@ -91,11 +96,14 @@ def name_dimensions(model: onnx.ModelProto, names: dict[str, dict[int, str]]) ->
 
 
 def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) -> onnx.ModelProto:
-    """The deployed network as one ONNX graph; inputs and outputs as the contract has them, but without it."""
+    """The deployed network (pre-processing, network, decode, NMS) as one graph with the contract's inputs and outputs.
+
+    shape: fixed dimensions; None: all dynamic. The contract itself is not in the graph.
+    """
     shape = shape or ShapeConfig()
     multiple = net.input.multiple
     height, width = shape.shape_hw or (net.input.size, net.input.size)
-    batch = shape.batch or 2  # 2: an example of 1 would be taken for a fixed 1
+    batch = shape.batch or 2  # the exporter would take an example of 1 for a fixed 1
     inputs = (
         torch.zeros((batch, height, width, 3), dtype=torch.uint8),
         torch.full((batch, 1), nms.score_threshold),
@@ -113,14 +121,15 @@ def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) 
     axes = {name: {0: "batch"} for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
     axes["images"] = {0: "batch", 1: "height", 2: "width"}
     name_dimensions(model, axes)
-    _enter_by_cast(model.graph)
+    _read_images_by_one_cast(model.graph)
     return model
 
 
-def _enter_by_cast(graph: onnx.GraphProto) -> None:
-    """Let the Cast be the only reader of the uint8 images: TensorRT takes that type at the border alone.
+def _read_images_by_one_cast(graph: onnx.GraphProto) -> None:
+    """Make the Cast the first node and the only one that reads the uint8 images.
 
-    The exporter reads the batch size from the input itself; from the Cast's result it is the same.
+    TensorRT accepts uint8 only as the type of an input. The exporter reads the batch size from the input itself; read
+    from the Cast's result it is the same.
     """
     position, cast = next(
         (i, node) for i, node in enumerate(graph.node) if "images" in node.input and node.op_type == "Cast"
@@ -136,14 +145,22 @@ def _enter_by_cast(graph: onnx.GraphProto) -> None:
 
 
 def bare_onnx_from_net(net: PoseNet, shape_hw: tuple[int, int]) -> bytes:
-    """The network alone (``BareNet``) at a fixed size, dynamic batch: ``images`` float32 NCHW in, ``head`` out."""
+    """The network alone (``BareNet``) at a fixed size with dynamic batch, serialized.
+
+    Input ``images``: (B, 3, H, W) float32; output ``head``: (B, F, N) float32, the raw values of the head.
+    """
     images = torch.zeros((2, 3, *shape_hw))
     model = export_module(BareNet(net), (images,), ("images",), ("head",), ({0: Dim("batch", min=1)},))
-    return model.SerializeToString()
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def predictions_onnx_from_net(net: PoseNet, shape_hw: tuple[int, int], batch: int) -> bytes:
-    """``net`` itself at a fixed size: float32 NCHW in its own range in, the four tensors of ``Predictions`` out."""
+    """``net`` itself at a fixed size, serialized.
+
+    Input ``images``: (B, 3, H, W) float32 in the network's own range; outputs: the four tensors of ``Predictions``.
+    """
     images = torch.zeros((batch, 3, *shape_hw))
     names = ("boxes", "scores", "keypoints", "keypoint_scores")
-    return export_module(net, (images,), ("images",), names, None).SerializeToString()
+    content: bytes = export_module(net, (images,), ("images",), names, None).SerializeToString()
+    return content

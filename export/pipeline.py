@@ -1,356 +1,398 @@
-"""What an export is asked to make, and where it goes.
+"""An export from weights to a verified artifact: load, build, reduce precision, verify, write.
 
-``yolopose-export --explain``: what a file is, what would be made of it, what that takes and gives.
-
-The ordered steps from weights to artifact; the only module of export/ that joins them.
+``export_artifact`` is the whole of it; the steps follow in order. ``export_plan`` adds a TensorRT plan, ``explain``
+describes an export without making it.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 import yolopose
 from yolopose.data.image_set import ImageSet, open_image_set
-from yolopose.deploy.reference import ReferenceEstimator
-from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.artifact_file import read_onnx
 from yolopose.runtime.backends.cuda import open_cuda
+from yolopose.runtime.console import usage_errors
 from yolopose.runtime.contract import (
     METADATA_KEY,
     Contract,
     InputInfo,
-    ModelInfo,
     NmsInfo,
     ParityInfo,
     PrecisionInfo,
+    Provenance,
     read_contract,
 )
-from yolopose.runtime.errors import ArtifactError, GateRefused
+from yolopose.runtime.errors import ArtifactError, GateRefused, UsageError
 from yolopose.runtime.images import evenly
+from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
+from .config import LIMIT, ExportConfig, ShapeConfig, output_path
 from .graph import embed_contract, graph_sha256, letterboxed, simplify
 from .int8.build import CALIBRATION, Shares, kept_layers, share_out, to_int8, write_sensitivity
-from .int8.quantize import Int8Config
-from .int8.search import shortfall
-from .onnx_export import onnx_from_net
+from .int8.search import Found, shortfall
 from .onnx_import.source import source_from_onnx
-from .precision import out_of_range, rounded_to_float16, to_float16
-from .source import ShapeConfig, Source, contract_of, input_info
+from .precision import float16_emulation, out_of_range, to_float16
+from .source import Source, input_info, source_from_net
 from .tensorrt import build_engine, import_tensorrt
 from .tensorrt_options import EngineConfig
 from .verify import Progress, Verification, verify
 
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What to make of ``weights``. ``size``: best square size of a dynamic file in pixels, None: the network's own."""
-
-    weights: str
-    skeleton: Skeleton | None = None
-    layout: str | None = None  # of an .onnx of others; None: as it is recognised
-    output: Path | None = None
-    fp16: bool = False
-    int8: Int8Config | None = None
-    size: int | None = None
-    shape: ShapeConfig = field(default_factory=ShapeConfig)
-    nms: NmsInfo = field(default_factory=NmsInfo)
-    data: str | None = None  # labels, as yolopose.data.sources.open_labels takes them
-    images: Path | None = None
-    calibration: Path | None = None
-    limit: int | None = None
-    max_ap_drop: float = 0.5
-    allow_unverified: bool = False
-
-
-def output_path(config: ExportConfig) -> Path:
-    """Where the artifact goes: ``--output`` as a file or folder, else beside the weights (the demo's: here)."""
-    weights = Path(config.weights)
-    precision = f"-int8-{config.int8.target}" if config.int8 else "-fp16" if config.fp16 else ""
-    # What others exported keeps its name, and its file.
-    taken_up = "-yolopose" if weights.suffix.lower() == ".onnx" and not precision else ""
-    name = f"{weights.stem}{precision}{taken_up}.onnx"
-    if config.output is None:
-        return weights.with_name(name)
-    if config.output.suffix == ".onnx":
-        if config.output.resolve() == weights.resolve():
-            raise ValueError(f"--output {config.output} is the file of --weights: give another name")
-        return config.output
-    if config.output.suffix and not config.output.is_dir():
-        raise ValueError(f"--output {config.output} must end in .onnx, or be a folder")
-    return config.output / name
-
-
-def explained(source: Source, given: InputInfo, nms: NmsInfo, precision: str, target: Path) -> list[str]:
-    """Ten lines."""
-    spec, model, skeleton = source.input, source.model, source.skeleton
-    values = "bytes" if spec.scale == 1 else f"bytes times {spec.scale:.4g}"
-    classes = ", ".join(model.classes[:5]) + (f" and {len(model.classes) - 5} more" if len(model.classes) > 5 else "")
-    nms_free = source.nms_free
-    suppression = (
-        f"none of ours: each person comes once, the {nms.max_people} best are kept"
-        if nms_free
-        else f"ours, in the graph: {nms.candidates} candidates, {nms.rounds} rounds, {nms.max_people} people"
-        + (", each class by itself" if nms.class_aware else "")
-    )
-    rows, points = f"(batch, {nms.max_people}", skeleton.num_keypoints
-    letterbox = f"letterboxed on grey {spec.pad_value}, padded {spec.pad_side}"
-    thresholds = f"score and IoU threshold of each image, by default {nms.score_threshold:g} and {nms.iou_threshold:g}"
-    return [
-        f"is:        {source.description}",
-        f"network:   {model.name} ({model.family}); classes: {classes}",
-        f"keypoints: {points} ({skeleton.name}), each with x, y and a score",
-        f"wants:     {spec.channel_order.upper()}, {values}, {letterbox}",
-        f"NMS:       {suppression}",
-        f"precision: {precision}, verified against {source.reference_name}",
-        f"takes:     images uint8 (batch, height, width, 3) BGR; height {given.height}, width {given.width}",
-        f"           batch {given.batch}; {thresholds}",
-        f"gives:     boxes {rows}, 4), scores, labels, keypoints {rows}, {points}, 3), num_people, flags",
-        f"writes:    {target}; licence of the weights: {source.weights_licence or 'the file does not say'}",
-    ]
-
+RANGE_IMAGES = 16  # to measure which values exceed the range of float16
+INT8_SCENES = 2 * CALIBRATION + 64  # synthetic scenes for int8, where no photographs are given
+ALWAYS_FLOAT32 = ("prediction convolutions", "decode", "nms")
+TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")  # versions that the contract records
 
 Say = Callable[[str], None]
-RANGE_IMAGES = 16  # on which the range of float16 is measured
-LIMIT = 64  # images that float32 and float16 are judged by
-INT8_SCENES = 2 * CALIBRATION + 64  # synthetic, where no photographs are named
-_USUAL = (NmsInfo().candidates, NmsInfo().iou_threshold)
-NEVER_REDUCED = ("prediction convolutions", "decode", "nms")
+
+
+@dataclass
+class Export:
+    """One export in progress: ``load`` makes it, each later step adds its result.
+
+    target           path of the artifact
+    shape, input     fixed dimensions, and the sizes that the artifact accepts
+    images           images to verify the artifact on
+    shares           with int8: images to calibrate on, to search with and to report on
+    model            from ``build`` on: the graph of the artifact
+    precision        from ``reduce_precision`` on, with the two next ones
+    fp16_emulation   with fp16: a graph that rounds as float16 hardware does, see ``precision.float16_emulation``
+    search           with int8: the layers that stay float32, and how they were chosen
+    steps            one sentence per step, for the report
+    """
+
+    config: ExportConfig
+    say: Say
+    progress: Progress
+    source: Source
+    target: Path
+    shape: ShapeConfig
+    input: InputInfo
+    nms: NmsInfo
+    images: ImageSet
+    shares: Shares | None
+    model: onnx.ModelProto = field(default_factory=onnx.ModelProto)
+    precision: PrecisionInfo = field(default_factory=PrecisionInfo)
+    fp16_emulation: onnx.ModelProto | None = None
+    search: Found | None = None
+    steps: list[str] = field(default_factory=list)
+
+    def step(self, sentence: str) -> None:
+        """Report what was done."""
+        self.steps.append(sentence)
+        self.say(sentence)
+
+    def contract(self, graph: onnx.ModelProto) -> Contract:
+        """The contract of ``graph``, without parity."""
+        versions = installed_versions()
+        return Contract(
+            model=self.source.model,
+            skeleton=self.source.skeleton,
+            input=self.input,
+            nms=self.nms,
+            precision=self.precision,
+            provenance=Provenance(
+                graph_sha256=graph_sha256(graph),
+                weights_sha256=self.source.weights_sha256,
+                versions={name: versions[name] for name in TOOLS if name in versions},
+                weights_licence=self.source.weights_license,
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The artifact and what was found out about it."""
+    """A written artifact or plan.
+
+    verification   None: this run compared nothing, and the contract says what is known
+    verified_on    description of the images
+    """
 
     path: Path
     contract: Contract
-    verification: Verification | None  # None: this run compared nothing, the contract says what is known
-    source: str  # which images it was verified on
+    verification: Verification | None
+    verified_on: str
     steps: tuple[str, ...]
 
 
 def export_artifact(config: ExportConfig, say: Say, progress: Progress) -> Exported:
-    """Run all steps. Raises GateRefused when the result is not the network's (kept as ``.rejected``)."""
-    return _export(config, _open_source(config, say), say, progress)[0]
+    """Export ``config.weights``. Raises GateRefused if the artifact fails verification; it is kept as ``.rejected``."""
+    export = load(config, say, progress)
+    build(export)
+    reduce_precision(export)
+    verification = verify_export(export)
+    return write(export, verification)
 
 
-def export_engine(
-    config: ExportConfig, plan: Path | None, engine: Callable[[InputInfo], EngineConfig], say: Say, progress: Progress
-) -> Exported:
-    """The artifact, and from it a TensorRT plan that is verified likewise before it gets its name.
+# load: the source of the weights, the target, the images
 
-    plan: where it goes, None: beside the artifact; engine: what is asked of it, for the shapes of the artifact.
-    Raises as export_artifact and build_engine do; a missing TensorRT or GPU before anything is exported.
+
+def load(config: ExportConfig, say: Say, progress: Progress) -> Export:
+    """Open the weights and the images, and resolve what the configuration leaves open. Writes nothing.
+
+    Raises UsageError for options that do not fit the weights or each other, CheckpointError, DataError, SourceError.
     """
-    trt, gpu = import_tensorrt(), open_cuda().gpu
-    source = _open_source(config, say)
-    options = engine(input_info(source.input, config.size, source.shape_for(config.shape)))
-    exported, images = _export(config, source, say, progress)
-    target = plan or exported.path.with_suffix(".engine")
-    results: list[Verification] = []
-
-    def judge(draft: Path) -> ParityInfo:
-        exact = not config.fp16 and config.int8 is None
-        result = verify(draft, source, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
-        if refusal := _refusal(result, config):
-            raise GateRefused(f"the plan: {refusal}")
-        results.append(result)
-        return result.info
-
-    # A plan without weights cannot be run.
-    fresh = build_engine(exported.path, target, options, trt, gpu, say, None if options.strip else judge)
-    done = f"TensorRT {trt.__version__}, {gpu.name}: " + ("built" if fresh else "up to date")
-    judged = results[0] if results else None
-    return Exported(target, read_contract(target), judged, exported.source, (*exported.steps, done))
+    target = output_path(config)
+    source = open_source(config, say)
+    _check_overwrite(target)
+    shape = source.resolve_shape(config.shape)
+    given = input_info(source.input, config.size, shape)
+    shares, images = _open_images(config, source.skeleton)
+    say(f"{config.weights}: {source.description}")
+    defaults = (NmsInfo.candidates, NmsInfo.iou_threshold)
+    if source.nms_free and (config.nms.candidates, config.nms.iou_threshold) != defaults:
+        say("--candidates and --iou have no effect: this network gives each person once, --max-people limits them")
+    return Export(config, say, progress, source, target, shape, given, source.resolve_nms(config.nms), images, shares)
 
 
-def explain(config: ExportConfig, say: Say) -> list[str]:
-    """What would be done, in ten lines; nothing is written."""
-    source = _open_source(config, say)
-    given = input_info(source.input, config.size, source.shape_for(config.shape))
-    precision = f"int8 for {config.int8.target}" if config.int8 else "float16" if config.fp16 else "float32"
-    return explained(source, given, source.resolve_nms(config.nms), precision, output_path(config))
-
-
-def source_from_net(net: PoseNet) -> Source:
-    """A network of ours."""
-
-    def reference(nms: NmsInfo, shape_hw: tuple[int, int]) -> ReferenceEstimator:
-        thresholds = (nms.score_threshold, nms.iou_threshold)
-        return ReferenceEstimator(net, *thresholds, nms.max_people, shape_hw, max_candidates=nms.candidates)
-
-    return Source(
-        description=f"{net.config.name} ({net.source_format}), {net.skeleton.num_keypoints} keypoints",
-        model=ModelInfo(name=net.config.name, family=net.config.family, classes=tuple(net.classes)),
-        skeleton=net.skeleton,
-        input=net.input,
-        weights_sha256=net.weights_sha256,
-        weights_licence=net.weights_licence,
-        build=partial(onnx_from_net, net),
-        reference=reference,
-        nms_free=net.one_to_one,
-    )
-
-
-def _open_source(config: ExportConfig, say: Say) -> Source:
-    if Path(config.weights).suffix.lower() == ".onnx":
+def open_source(config: ExportConfig, say: Say) -> Source:
+    """A third-party ONNX file, or any checkpoint that ``yolopose.load`` reads."""
+    if config.weights_are_onnx:
         return source_from_onnx(Path(config.weights), config.layout, config.skeleton, say)
     if config.layout is not None:
-        raise ValueError(f"--layout is for .onnx files of others, and --weights is {config.weights}")
-    return source_from_net(yolopose.load(config.weights, skeleton=config.skeleton))
+        raise UsageError(f"--layout is for third-party .onnx files, and --weights is {config.weights}")
+    if config.skeleton is None:
+        return source_from_net(yolopose.load(config.weights))
+    with usage_errors():  # a skeleton with another number of keypoints
+        return source_from_net(yolopose.load(config.weights, skeleton=config.skeleton))
 
 
-def _export(config: ExportConfig, source: Source, say: Say, progress: Progress) -> tuple[Exported, ImageSet]:
-    target = output_path(config)
-    _spare_others(target)
-    config = replace(config, shape=source.shape_for(config.shape))
-    given = input_info(source.input, config.size, config.shape)
-    shares, images = _images(config, source.skeleton)
-    output_folder(target.parent)
-    say(f"{config.weights}: {source.description}")
-    nms = source.resolve_nms(config.nms)
-    if source.nms_free and (config.nms.candidates, config.nms.iou_threshold) != _USUAL:
-        say("--candidates and --iou decide nothing here: each person comes once, and --max-people limits them")
-    steps: list[str] = []
-
-    def step(text: str) -> None:
-        steps.append(text)
-        say(text)
-
-    model = _build(source, config, nms, step)
-    precision, missed, found = PrecisionInfo(), "", None
-    judged = [model]
-    if config.fp16:
-        islands, witness = _to_float16(model, images, given, step)
-        judged = [model, witness]
-        precision = PrecisionInfo("float16", "float16", "any", (*NEVER_REDUCED, *islands))
-    elif config.int8 is not None and shares is not None:
-        step(f"int8 for {config.int8.target}: {_shares_told(shares)}")
-        journal = target.with_name(f".{target.stem[:200]}.search.json")
-        model, found = to_int8(
-            model, shares, given, source.skeleton, config.int8, config.max_ap_drop, journal, say, progress
-        )
-        kept, layers = kept_layers(found.plan), len(found.plan.body.layers)
-        step(f"{layers - len(kept)} of {layers} layers int8, {len(kept)} kept float32")
-        placement = "unverified" if config.int8.target == "tensorrt" else None
-        precision = PrecisionInfo("int8", "int8", config.int8.target, (*NEVER_REDUCED, *kept), placement)
-        judged = [model]
-        missed = shortfall(found, config.max_ap_drop)
-    contract = contract_of(source, graph_sha256(model), given, nms, precision)
-    for graph in judged:
-        result = _verified(target, source, graph, contract, images, config, progress)
-        if result.info.verdict == "failed":
-            break
-    contract = replace(contract, parity=result.info)
-    content = embed_contract(model, contract)
-    if refusal := missed or _refusal(result, config):
-        rejected = atomic_write(target.with_name(target.name + ".rejected"), content)
-        if found is not None:
-            write_sensitivity(target.with_suffix(".rejected.sensitivity.json"), found)
-        raise GateRefused(f"{refusal}; the artifact is kept as {rejected}")
-    if found is not None:
-        write_sensitivity(target.with_suffix(".sensitivity.json"), found)
-    atomic_write(target, content)
-    return Exported(target, contract, result, images.description, tuple(steps)), images
-
-
-def _spare_others(target: Path) -> None:
-    """ValueError where the name is taken by somebody else's ONNX file, as beside a ``best.pt`` of Ultralytics."""
+def _check_overwrite(target: Path) -> None:
+    """Raise UsageError if ``target`` is a third-party ONNX file, as Ultralytics writes ``best.onnx`` beside best.pt."""
     if not target.is_file():
         return
     try:
         metadata = read_onnx(target).metadata
     except ArtifactError:
-        return  # no whole ONNX file: a cut or damaged one of ours may be made anew
+        return  # a truncated or damaged file may be replaced
     if METADATA_KEY not in metadata:
-        raise ValueError(f"{target} is there and not an artifact of yolopose: name another file with --output")
+        raise UsageError(f"{target} exists and was not exported by yolopose: choose another file with --output")
 
 
-def _images(config: ExportConfig, skeleton: Skeleton) -> tuple[Shares | None, ImageSet]:
-    """For int8 what each image is for; and the images that the artifact is judged by."""
+def _open_images(config: ExportConfig, skeleton: Skeleton) -> tuple[Shares | None, ImageSet]:
+    """For int8 the images for each purpose; and the images to verify on."""
     if config.int8 is None:
-        return None, open_image_set(
-            config.data, config.images, skeleton, LIMIT if config.limit is None else config.limit
-        )
+        limit = LIMIT if config.limit is None else config.limit
+        return None, open_image_set(config.data, config.images, skeleton, limit)
     every = open_image_set(config.data, config.images, skeleton, 0, scenes=INT8_SCENES)
     calibration = None
     if config.calibration is not None:
         calibration = open_image_set(None, config.calibration, skeleton, CALIBRATION)
-    shares = share_out(every, calibration, config.int8.seed)
+    with usage_errors():  # too few images, or the same for two purposes
+        shares = share_out(every, calibration, config.int8.seed)
     return shares, shares.report.part(evenly(len(shares.report), config.limit or 0))
 
 
-def _shares_told(shares: Shares) -> str:
-    calibration, search, report = shares.calibration, shares.search, shares.report
-    return (
-        f"calibrated on {len(calibration)} of {calibration.description}, searched with {len(search)} and judged by "
-        f"up to {len(report)} others of {report.description}"
+# build: the float32 graph
+
+
+def build(export: Export) -> None:
+    """The deployed float32 graph, simplified and checked. Raises OutputError before minutes of work."""
+    output_folder(export.target.parent)
+    model = export.source.build(export.nms, export.shape)
+    export.step(f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}")
+    export.model, sentence = simplify(model)
+    export.step(sentence)
+    onnx.checker.check_model(export.model, full_check=True)
+
+
+# reduce precision: float16 or int8 up to the prediction convolutions
+
+
+def reduce_precision(export: Export) -> None:
+    """Apply ``--fp16`` or ``--int8`` to the graph."""
+    if export.config.fp16:
+        _to_float16(export)
+    elif export.config.int8 is not None:
+        _to_int8(export)
+
+
+def _to_float16(export: Export) -> None:
+    some = export.images.part(evenly(len(export.images), RANGE_IMAGES))
+    frames = (frame for frame, _ in letterboxed(some, export.input))
+    float32_nodes = out_of_range(export.model, frames, rows=export.input.batch.min)
+    export.fp16_emulation = float16_emulation(export.model, float32_nodes)
+    predictions = to_float16(export.model, float32_nodes)
+    export.precision = PrecisionInfo("float16", "float16", "any", (*ALWAYS_FLOAT32, *float32_nodes))
+    export.step(f"float16 up to {len(predictions)} prediction convolutions, which stay float32 with all behind them")
+    if float32_nodes:
+        largest = max(float32_nodes.values())
+        export.step(
+            f"{len(float32_nodes)} nodes stay float32, their values reach {largest:.3g}: {', '.join(float32_nodes)}"
+        )
+    export.step("float16 is for GPUs: a CPU computes it in float32 with conversions, slower than the float32 file")
+    onnx.checker.check_model(export.model, full_check=True)
+
+
+def _to_int8(export: Export) -> None:
+    config, shares = export.config.int8, export.shares
+    assert config is not None
+    assert shares is not None
+    export.step(
+        f"int8 for {config.target}: calibrated on {len(shares.calibration)} of {shares.calibration.description}, "
+        f"searched with {len(shares.search)} and judged by up to {len(shares.report)} others of "
+        f"{shares.report.description}"
     )
+    export.model, export.search = to_int8(
+        export.model,
+        shares,
+        export.input,
+        export.source.skeleton,
+        config,
+        export.config.max_ap_drop,
+        export.target.with_name(f".{export.target.stem[:200]}.search.json"),
+        export.say,
+        export.progress,
+    )
+    kept, layers = kept_layers(export.search.plan), len(export.search.plan.body.layers)
+    placement = "unverified" if config.target == "tensorrt" else None
+    export.precision = PrecisionInfo("int8", "int8", config.target, (*ALWAYS_FLOAT32, *kept), placement)
+    export.step(f"{layers - len(kept)} of {layers} layers int8, {len(kept)} kept float32")
 
 
-def _verified(
-    target: Path,
-    source: Source,
-    model: onnx.ModelProto,
-    contract: Contract,
-    images: ImageSet,
-    config: ExportConfig,
-    progress: Progress,
-) -> Verification:
-    """Run it as an application would. What TensorRT would run computes the same in ONNX Runtime, only slower.
+# verify: the same people as the reference
 
-    model: what the artifact holds, or a graph that stands for it where this machine computes otherwise.
-    """
-    contract = replace(contract, provenance=replace(contract.provenance, graph_sha256=graph_sha256(model)))
-    if contract.precision.target == "tensorrt":
+
+def verify_export(export: Export) -> Verification:
+    """Compare the artifact with the reference. fp16 must also pass as emulated, as GPUs compute it."""
+    verification = _verify_graph(export, export.model)
+    if export.fp16_emulation is not None and verification.info.verdict != "failed":
+        verification = _verify_graph(export, export.fp16_emulation)
+    return verification
+
+
+def _verify_graph(export: Export, graph: onnx.ModelProto) -> Verification:
+    """Run ``graph`` from a temporary file, as an application would. The file gets its name only after verification."""
+    contract = export.contract(graph)
+    if contract.precision.target == "tensorrt":  # ONNX Runtime computes the same, only slower
         contract = replace(contract, precision=replace(contract.precision, target="any"))
-    # Under its own name only after it has been run and compared; the runtime reads .onnx, so the draft ends so.
-    draft = target.with_name(f".{target.stem[:200]}.{secrets.token_hex(4)}.draft.onnx")
-    exact = not config.fp16 and config.int8 is None
+    draft = export.target.with_name(f".{export.target.stem[:200]}.{secrets.token_hex(4)}.draft.onnx")
     try:
-        atomic_write(draft, embed_contract(model, contract))
-        return verify(draft, source, images, exact=exact, max_ap_drop=config.max_ap_drop, progress=progress)
+        atomic_write(draft, embed_contract(graph, contract))
+        return _verify_file(export, draft)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _refusal(result: Verification, config: ExportConfig) -> str:
-    """Why the artifact must not have the name that was asked for; empty where it may."""
-    if result.info.verdict == "failed":
-        return result.reason
-    if result.info.verdict == "unverified" and config.int8 is not None and not config.allow_unverified:
-        return f"int8 is not accepted unverified: {result.reason}; or accept it with --allow-unverified"
+def _verify_file(export: Export, file: Path) -> Verification:
+    config = export.config
+    return verify(
+        file,
+        export.source,
+        export.images,
+        exact=config.is_float32,
+        max_ap_drop=config.max_ap_drop,
+        progress=export.progress,
+    )
+
+
+def _refusal(verification: Verification, config: ExportConfig) -> str:
+    """Why the gate refuses the artifact; empty if it accepts it."""
+    if verification.info.verdict == "failed":
+        return verification.reason
+    if verification.info.verdict == "unverified" and config.int8 is not None and not config.allow_unverified:
+        return f"int8 is not accepted unverified: {verification.reason}; accept it with --allow-unverified"
     return ""
 
 
-def _build(source: Source, config: ExportConfig, nms: NmsInfo, step: Say) -> onnx.ModelProto:
-    model = source.build(nms, config.shape)
-    step(f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}")
-    model, simplified = simplify(model)
-    step(simplified)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+# write: the artifact with its contract, or the rejected file
 
 
-def _to_float16(
-    model: onnx.ModelProto, images: ImageSet, given: InputInfo, step: Say
-) -> tuple[list[str], onnx.ModelProto]:
-    """Change ``model``; returns the nodes that stay float32 because their values are too large, and the graph that
-    rounds as float16 hardware does."""
-    some = images.part(evenly(len(images), RANGE_IMAGES))
-    large = out_of_range(model, (frame for frame, _ in letterboxed(some, given)), rows=given.batch.min)
-    witness = rounded_to_float16(model, large)
-    kept = to_float16(model, large)
-    step(f"float16 up to {len(kept)} prediction convolutions, which stay float32 with all behind them")
-    if large:
-        step(f"{len(large)} nodes stay float32, whose values reach {max(large.values()):.3g}: {', '.join(large)}")
-    step("float16 is for GPUs: a CPU computes it in float32 all the same, with conversions, and is slower than without")
-    onnx.checker.check_model(model, full_check=True)
-    return list(large), witness
+def write(export: Export, verification: Verification) -> Exported:
+    """Write the artifact. Raises GateRefused after writing it as ``<name>.rejected``; an older artifact stays."""
+    config, target, search = export.config, export.target, export.search
+    contract = replace(export.contract(export.model), parity=verification.info)
+    refusal = (shortfall(search, config.max_ap_drop) if search else "") or _refusal(verification, config)
+    suffix = ".rejected" if refusal else ""
+    if search is not None:
+        write_sensitivity(target.with_suffix(f"{suffix}.sensitivity.json"), search)
+    path = atomic_write(target.with_name(target.name + suffix), embed_contract(export.model, contract))
+    if refusal:
+        raise GateRefused(f"{refusal}; the artifact is kept as {path}")
+    return Exported(path, contract, verification, export.images.description, tuple(export.steps))
+
+
+# A TensorRT plan from the artifact, and the explanation of an export
+
+
+def export_plan(
+    config: ExportConfig,
+    plan: Path | None,
+    plan_config: Callable[[InputInfo], EngineConfig],
+    say: Say,
+    progress: Progress,
+) -> Exported:
+    """Export the artifact, build a TensorRT plan from it, and verify the plan like an artifact.
+
+    plan          path of the plan; None: beside the artifact
+    plan_config   options of the plan for the sizes that the artifact accepts
+
+    Raises what ``export_artifact`` and ``build_engine`` raise, and BackendUnavailable without TensorRT or GPU before
+    anything is exported.
+    """
+    trt, gpu = import_tensorrt(), open_cuda().gpu
+    export = load(config, say, progress)
+    options = plan_config(export.input)
+    build(export)
+    reduce_precision(export)
+    artifact = write(export, verify_export(export))
+    target = plan or artifact.path.with_suffix(".engine")
+    results: list[Verification] = []
+
+    def judge(draft: Path) -> ParityInfo:
+        verification = _verify_file(export, draft)
+        if refusal := _refusal(verification, config):
+            raise GateRefused(f"the plan: {refusal}")
+        results.append(verification)
+        return verification.info
+
+    # A plan without weights cannot be run, so it is not verified.
+    built = build_engine(artifact.path, target, options, trt, gpu, say, None if options.strip else judge)
+    done = f"TensorRT {trt.__version__}, {gpu.name}: " + ("built" if built else "up to date")
+    verification = results[0] if results else None
+    return Exported(target, read_contract(target), verification, artifact.verified_on, (*artifact.steps, done))
+
+
+def explain(config: ExportConfig, say: Say) -> dict[str, Any]:
+    """What the weights are and what an export would make of them, as JSON values. Writes nothing."""
+    source = open_source(config, say)
+    given = input_info(source.input, config.size, source.resolve_shape(config.shape))
+    nms, spec = source.resolve_nms(config.nms), source.input
+    return {
+        "weights": config.weights,
+        "format": source.format,
+        "third_party": source.third_party,
+        "name": source.model.name,
+        "family": source.model.family,
+        "classes": list(source.model.classes),
+        "keypoints": source.skeleton.num_keypoints,
+        "skeleton": source.skeleton.name,
+        "network_input": {
+            "channel_order": spec.channel_order,
+            "scale": spec.scale,
+            "pad_value": spec.pad_value,
+            "pad_side": spec.pad_side,
+        },
+        "input": {"height": asdict(given.height), "width": asdict(given.width), "batch": asdict(given.batch)},
+        "nms": {
+            "suppression": source.suppression,
+            "candidates": nms.candidates,
+            "rounds": None if source.nms_free else nms.rounds,
+            "max_people": nms.max_people,
+            "class_aware": nms.class_aware,
+            "score_threshold": nms.score_threshold,
+            "iou_threshold": nms.iou_threshold,
+        },
+        "precision": config.precision,
+        "reference": source.reference_name,
+        "output": str(output_path(config)),
+        "weights_license": source.weights_license,
+    }

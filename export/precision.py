@@ -1,10 +1,9 @@
-"""float16 inside the graph: a pass over ONNX, so that it serves our networks and foreign ones alike.
+"""float16 inside an ONNX graph; works for graphs from PyTorch and for third-party ones.
 
 Weights and activations become float16 from the first operator behind the uint8 input up to the prediction
-convolutions; those, decode, coordinates and NMS stay float32 (a float16 coordinate near 1,000 px steps by half a pixel,
-near 2,000 by one).
-Prediction convolutions are found by structure: a Conv with no Conv behind it. Nodes whose values float16 has no room
-for, as measured on images, stay float32 as well.
+convolutions. Those, decode, coordinates and NMS stay float32: float16 resolves coordinates near 1,000 px to half a
+pixel, near 2,000 px to one. Prediction convolutions are found by structure: a Conv with no Conv behind it. Nodes whose
+values, as measured on images, exceed the range of float16 stay float32 as well.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from yolopose.runtime.errors import ArtifactError
+from yolopose.runtime.errors import ArtifactError, UsageError
 
 from .graph import (
     body_nodes,
@@ -29,36 +28,26 @@ from .graph import (
 )
 
 FLOAT16_MAX = 65504.0
-HEADROOM = 4  # see ``out_of_range``
-
-
-def _half(initializer: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    values = numpy_helper.to_array(initializer)
-    largest = float(np.max(np.abs(values), initial=0.0))
-    if not largest <= FLOAT16_MAX:
-        raise ValueError(
-            f"weight {initializer.name!r} holds {largest:g} and float16 ends at {FLOAT16_MAX:g}: export without --fp16"
-        )
-    return numpy_helper.from_array(values.astype(np.float16), name)
+HEADROOM = 4  # values count as out of range from FLOAT16_MAX / HEADROOM: other images may give larger ones
 
 
 def to_float16(model: onnx.ModelProto, float32_nodes: Collection[str] = ()) -> list[str]:
     """Change ``model`` in place; returns the names of the prediction convolutions, which stay float32.
 
-    float32_nodes: names of others that stay so, see ``out_of_range``.
+    float32_nodes: names of further nodes that stay float32, see ``out_of_range``.
 
-    Requires: topologically sorted nodes; images enter through a Cast. Ensures: inputs and outputs of the graph keep
-    their types, each value is float32 or float16 throughout. Raises ValueError for weights that float16 cannot hold.
+    Requires topologically sorted nodes and images that enter through a Cast. Inputs and outputs of the graph keep
+    their types. Raises UsageError for weights that float16 cannot hold and for a graph without convolution.
     """
     graph = model.graph
     predictions = prediction_convolutions(graph)
     if not predictions:
-        raise ValueError("the graph has no convolution: there is nothing to turn into float16")
-    whole = body_nodes(model, predictions)
-    body = [node for node in whole if node.name not in float32_nodes]
+        raise UsageError("the graph has no convolution: leave out --fp16")
+    body = body_nodes(model, predictions)
+    float16_nodes = [node for node in body if node.name not in float32_nodes]
     initializers = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     halves: dict[str, onnx.TensorProto] = {}
-    for node in body:
+    for node in float16_nodes:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to":
                 attribute.i = TensorProto.FLOAT16
@@ -69,18 +58,18 @@ def to_float16(model: onnx.ModelProto, float32_nodes: Collection[str] = ()) -> l
                 halves.setdefault(name, _half(tensor, name))
                 node.input[i] = name
     graph.initializer.extend(halves.values())
-    halves_written = {output for node in body for output in node.output}
-    _cast_at_borders(graph, halves_written, {output for node in whole for output in node.output} - halves_written)
+    float16_values = {output for node in float16_nodes for output in node.output}
+    _cast_at_borders(graph, float16_values, {output for node in body for output in node.output} - float16_values)
     drop_unused_initializers(graph)
     return [node.name for node in predictions]
 
 
-def rounded_to_float16(model: onnx.ModelProto, float32_nodes: Collection[str] = ()) -> onnx.ModelProto:
-    """A float32 copy of the float32 ``model`` that computes what ``to_float16`` makes of it on hardware with float16.
+def float16_emulation(model: onnx.ModelProto, float32_nodes: Collection[str] = ()) -> onnx.ModelProto:
+    """A float32 graph that computes what ``to_float16(model)`` computes on hardware with float16.
 
-    Weights and each result of the body go through float16. ONNX Runtime's CPU provider has no float16 kernels for most
-    operators: it computes a float16 file in float32, drops the casts between, and so neither rounds nor overflows where
-    a GPU does. The copy does, on any machine.
+    Weights and each result of the body are rounded to float16 and back. ONNX Runtime's CPU provider has no float16
+    kernels for most operators: it computes a float16 file in float32 and drops the casts between, so it neither rounds
+    nor overflows where a GPU does. The emulation does, on any machine. ``model`` is float32 and stays unchanged.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -112,11 +101,10 @@ def rounded_to_float16(model: onnx.ModelProto, float32_nodes: Collection[str] = 
 
 
 def out_of_range(model: onnx.ModelProto, images: Iterable[np.ndarray], rows: int = 1) -> dict[str, float]:
-    """Nodes that float16 has no room for -> the largest value that they read or write on ``images``.
+    """Names of nodes whose values float16 may not hold -> the largest value that they read or write on ``images``.
 
-    images: letterboxed (h, w, 3) uint8; rows: of a fixed batch. Names the nodes of ``model`` where they have no name.
-    Values beyond a quarter of float16's range count: other images may reach further. ArtifactError for values that are
-    not finite in float32 already.
+    images: letterboxed (h, w, 3) uint8; rows: the batch of a fixed file. Names the nodes of ``model`` that have no
+    name. Raises ArtifactError for values that are not finite in float32.
     """
     name_nodes(model.graph)
     body = body_nodes(model, prediction_convolutions(model.graph))
@@ -137,16 +125,27 @@ def out_of_range(model: onnx.ModelProto, images: Iterable[np.ndarray], rows: int
     return found
 
 
-def _cast_at_borders(graph: onnx.GraphProto, halves: set[str], islands: set[str]) -> None:
-    """One Cast for each value that some node reads in the other type (``Shape`` takes any type)."""
+def _half(initializer: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """``initializer`` in float16 under another name. Raises UsageError for values beyond the range of float16."""
+    values = numpy_helper.to_array(initializer)
+    largest = float(np.max(np.abs(values), initial=0.0))
+    if not largest <= FLOAT16_MAX:
+        raise UsageError(
+            f"weight {initializer.name!r} holds {largest:g} and float16 ends at {FLOAT16_MAX:g}: export without --fp16"
+        )
+    return numpy_helper.from_array(values.astype(np.float16), name)
+
+
+def _cast_at_borders(graph: onnx.GraphProto, float16_values: set[str], float32_values: set[str]) -> None:
+    """Insert one Cast for each value that some node reads in the other type (``Shape`` takes any type)."""
     casts: dict[str, dict[str, onnx.NodeProto]] = {}
     for node in graph.node:
         if node.op_type == "Shape":
             continue
-        half = node.output[0] in halves
+        half = node.output[0] in float16_values
         kind, to = ("float16", TensorProto.FLOAT16) if half else ("float32", TensorProto.FLOAT)
         for i, name in enumerate(node.input):
-            if name in (islands if half else halves):
+            if name in (float32_values if half else float16_values):
                 result = f"{name}_{kind}"
                 cast = helper.make_node("Cast", [name], [result], name=f"{result}_cast", to=to)
                 casts.setdefault(name, {}).setdefault(kind, cast)

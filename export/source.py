@@ -1,115 +1,132 @@
-"""Shapes of what is exported: what is asked, and what the contract then says.
-
-What an export begins from, as its steps see it: a network of ours, or one that was taken up from another's ONNX.
-"""
+"""The source of an export: a checkpoint's network or a third-party ONNX file, as the steps of an export see it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
 
 import onnx
 
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.model.config import InputSpec
-from yolopose.runtime.contract import Contract, InputInfo, ModelInfo, NmsInfo, PrecisionInfo, Provenance, Range
-from yolopose.runtime.machine import installed_versions
+from yolopose.model.pose_net import PoseNet
+from yolopose.runtime.console import usage_errors
+from yolopose.runtime.contract import InputInfo, ModelInfo, NmsInfo, Range
+from yolopose.runtime.errors import UsageError
 from yolopose.runtime.skeleton import Skeleton
 
-OPSET = 18  # newest that every engine takes: ONNX Runtime's CUDA provider lacks Resize-19 and ReduceMax-20 kernels
-MAX_SIZE = 4096  # pixels, of a file with dynamic height and width
-MAX_BATCH = 64  # of a file with dynamic batch; longer lists are run in parts
+from .config import MAX_BATCH, MAX_SIZE, ShapeConfig
+from .onnx_export import onnx_from_net
 
-
-@dataclass(frozen=True)
-class ShapeConfig:
-    """What of the input is fixed in the file. ``None`` leaves it to the runtime; sizes in pixels."""
-
-    shape_hw: tuple[int, int] | None = None
-    batch: int | None = None
-
-
-def input_info(spec: InputSpec, size: int | None, shape: ShapeConfig) -> InputInfo:
-    """Legal sizes of the artifact; size: the best square one, None: the network's own.
-
-    Raises ValueError for those that the network cannot take.
-    """
-    multiple, shape_hw, batch = spec.multiple, shape.shape_hw, shape.batch
-    best = spec.size if size is None else size
-    for each in shape_hw or (best,):
-        if each % multiple or not multiple <= each <= MAX_SIZE:
-            raise ValueError(f"--imgsz {each}: sizes must be multiples of {multiple} from {multiple} to {MAX_SIZE}")
-    if shape_hw is None:
-        height = width = Range(multiple, best, MAX_SIZE, multiple)
-    else:
-        height, width = (Range(each, each, each) for each in shape_hw)
-    return InputInfo(
-        height=height,
-        width=width,
-        batch=Range(1, 1, MAX_BATCH) if batch is None else Range(batch, batch, batch),
-        pad_value=spec.pad_value,
-        pad_side=spec.pad_side,
-    )
-
-
-_TOOLS = ("yolopose", "torch", "onnx", "onnxscript", "onnxsim")
+# Where the suppression of a source happens: yolopose adds it, the file holds it, or the head needs none.
+Suppression = Literal["added", "in the source file", "not needed"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """``build``: the deployed graph, without contract; ``reference``: what it is compared with, at these thresholds and
-    this (height, width); ``shape``: what the source itself fixes."""
+    """What is known about the weights, and how to make a graph and a reference from them.
 
-    description: str
+    format              "mmpose checkpoint", "ONNX, ultralytics layout", ...
+    input               what the network itself takes
+    weights_sha256      None where the weights come from no file
+    weights_license     None where the file does not say
+    build               (NMS, fixed dimensions) -> the deployed graph, without contract
+    reference           (NMS, (height, width)) -> the estimator that the artifact is compared with
+    shape               dimensions that the source itself fixes
+    third_party         from an ONNX file that another tool wrote
+    """
+
+    format: str
     model: ModelInfo
     skeleton: Skeleton
     input: InputSpec
     weights_sha256: str | None
-    weights_licence: str | None
+    weights_license: str | None
     build: Callable[[NmsInfo, ShapeConfig], onnx.ModelProto]
     reference: Callable[[NmsInfo, tuple[int, int]], ReferenceEstimator]
+    suppression: Suppression = "added"
     shape: ShapeConfig = field(default_factory=ShapeConfig)
-    third_party: bool = False  # taken up from a file of others
-    nms_free: bool = False  # NMS is inside, or the head needs none
+    third_party: bool = False
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        nms = {"added": "", "in the source file": ", NMS inside", "not needed": ", a head without NMS"}
+        return f"{self.model.name} ({self.format}), {self.skeleton.num_keypoints} keypoints{nms[self.suppression]}"
+
+    @property
+    def nms_free(self) -> bool:
+        """The network gives each person once: NMS is inside, or its head needs none."""
+        return self.suppression != "added"
 
     @property
     def reference_name(self) -> str:
-        """What it is compared with, in words."""
-        return "the file itself" if self.third_party else "PyTorch"
+        """Name of what the artifact is compared with."""
+        return "the source file" if self.third_party else "PyTorch"
 
     def resolve_nms(self, nms: NmsInfo) -> NmsInfo:
-        """What of the asked suppression applies; where NMS is inside, as many candidates as people."""
+        """The suppression that applies to this source; without NMS, there are as many candidates as people."""
         if self.nms_free:
             return replace(nms, candidates=nms.max_people, class_aware=False)
         return replace(nms, class_aware=len(self.model.classes) > 1)
 
-    def shape_for(self, asked: ShapeConfig) -> ShapeConfig:
-        """Raises ValueError where other sizes are asked than the source is fixed to."""
+    def resolve_shape(self, requested: ShapeConfig) -> ShapeConfig:
+        """Fixed dimensions of source and request together. Raises UsageError where they disagree."""
         fixed = self.shape
-        for name, own, wanted in (
-            ("--imgsz", fixed.shape_hw, asked.shape_hw),
-            ("--batch", fixed.batch, asked.batch),
+        for flag, own, wanted in (
+            ("--imgsz", fixed.shape_hw, requested.shape_hw),
+            ("--batch", fixed.batch, requested.batch),
         ):
             if own is not None and wanted is not None and own != wanted:
-                raise ValueError(f"{name} {wanted}: the source is fixed to {own}; export it again with dynamic shapes")
-        return ShapeConfig(fixed.shape_hw or asked.shape_hw, fixed.batch or asked.batch)
+                raise UsageError(f"{flag} {wanted}: the source is fixed to {own}; export it again with dynamic shapes")
+        return ShapeConfig(fixed.shape_hw or requested.shape_hw, fixed.batch or requested.batch)
 
 
-def contract_of(
-    source: Source, graph_sha256: str, given: InputInfo, nms: NmsInfo, precision: PrecisionInfo
-) -> Contract:
-    """Without parity: nothing is claimed before it was compared."""
-    versions = installed_versions()
-    return Contract(
-        model=source.model,
-        skeleton=source.skeleton,
-        input=given,
-        nms=nms,
-        precision=precision,
-        provenance=Provenance(
-            graph_sha256=graph_sha256,
-            weights_sha256=source.weights_sha256,
-            versions={name: versions[name] for name in _TOOLS if name in versions},
-            weights_licence=source.weights_licence,
-        ),
+def source_from_net(net: PoseNet) -> Source:
+    """A network that ``yolopose.load`` gave."""
+
+    def reference(nms: NmsInfo, shape_hw: tuple[int, int]) -> ReferenceEstimator:
+        thresholds = (nms.score_threshold, nms.iou_threshold)
+        return ReferenceEstimator(net, *thresholds, nms.max_people, shape_hw, max_candidates=nms.candidates)
+
+    return Source(
+        format=f"{net.source_format} checkpoint",
+        model=ModelInfo(name=net.config.name, family=net.config.family, classes=tuple(net.classes)),
+        skeleton=net.skeleton,
+        input=net.input,
+        weights_sha256=net.weights_sha256,
+        weights_license=net.weights_licence,
+        build=partial(onnx_from_net, net),
+        reference=reference,
+        suppression="not needed" if net.one_to_one else "added",
     )
+
+
+def input_info(spec: InputSpec, size: int | None, shape: ShapeConfig) -> InputInfo:
+    """Sizes that the artifact accepts.
+
+    spec    what the network takes
+    size    default square size of a dynamic file, in pixels; None: the network's own
+    shape   dimensions that are fixed
+
+    Raises UsageError for sizes that the network cannot take.
+    """
+    multiple, shape_hw, batch = spec.multiple, shape.shape_hw, shape.batch
+    best = spec.size if size is None else size
+    for side in shape_hw or (best,):
+        if side % multiple or not multiple <= side <= MAX_SIZE:
+            raise UsageError(f"--imgsz {side}: sizes must be multiples of {multiple} from {multiple} to {MAX_SIZE}")
+    if shape_hw is None:
+        height = width = Range(multiple, best, MAX_SIZE, multiple)
+    else:
+        height, width = (Range(side, side, side) for side in shape_hw)
+    with usage_errors():  # a batch beyond the contract's limit
+        return InputInfo(
+            height=height,
+            width=width,
+            batch=Range(1, 1, MAX_BATCH) if batch is None else Range(batch, batch, batch),
+            pad_value=spec.pad_value,
+            pad_side=spec.pad_side,
+        )

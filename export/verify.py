@@ -1,14 +1,11 @@
-"""How far an artifact's people are from the reference's: matching, deviation in pixels, OKS. Pure numpy.
-
-The last step before an artifact gets its name: run it on the images that PyTorch sees, compare, give a verdict.
-"""
+"""Verification: run an artifact and its reference on the same images, compare their people, give a verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -24,16 +21,26 @@ from yolopose.runtime.skeleton import Skeleton
 
 from .source import Source
 
-BORDERLINE = 1e-4  # a score or IoU this near to its threshold may fall on either side of it
+BORDERLINE = 1e-4  # a score or IoU this close to its threshold may fall on either side of it
+FLOAT32_PX = 0.05  # tolerances for float32: rounding only
+FLOAT32_SCORE = 1e-4
+MIN_PEOPLE = 20  # with fewer people in the reference, the verdict is unverified
+MIN_AP = 0.01  # with a lower reference AP, the verdict is unverified
+MIN_OKS = 0.99  # mean OKS with the reference that fp16 and int8 must keep, without labels
+MAX_LOST = 0.02  # share of people that fp16 and int8 may lose or add, without labels
+CHUNK = 4  # images per call of the artifact, so that batches are verified as well
+
+Progress = Callable[[Iterable[int], int, str], Iterable[int]]  # (items, total, label)
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Sums over all images. Deviations are over matched people, in pixels of the original images; ``None`` without any.
+    """Differences between the people of two estimators, summed over all images.
 
-    missing: people of the reference alone; extra: people of the artifact alone; borderline: those of either kind whose
-    score or overlap is within 1e-4 of its threshold (they are in neither of the two other counts). A person with a
-    value that is not finite is missing and extra at once.
+    Deviations are over matched people, in pixels of the original images; None without any. ``missing`` people are found
+    by the reference alone, ``extra`` people by the artifact alone. ``borderline`` counts people of either kind whose
+    score or overlap is within 1e-4 of its threshold; the two other counts leave them out. A person with a value that is
+    not finite counts as missing and as extra.
     """
 
     images: int
@@ -53,7 +60,7 @@ class ParityReport:
 
 
 def _match(reference: PoseResult, artifact: PoseResult) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-    """Pairs by falling IoU (same label, at least ``MATCH_IOU``), then the people of either side that stay alone."""
+    """Greedy pairs by falling IoU (same label, at least ``MATCH_IOU``), then the unmatched people of either side."""
     iou = np.nan_to_num(iou_matrix(reference.boxes, artifact.boxes))  # a NaN box overlaps nothing
     iou[reference.labels[:, None] != artifact.labels[None]] = 0
     pairs = []
@@ -70,7 +77,7 @@ def _match(reference: PoseResult, artifact: PoseResult) -> tuple[list[tuple[int,
 
 
 def _count_borderline(alone: PoseResult, others: PoseResult, score_threshold: float, iou_threshold: float) -> int:
-    """How many of ``alone`` are there only because a score or an overlap with a kept person is at its threshold."""
+    """Number of people in ``alone`` whose score, or overlap with one of ``others``, is at its threshold."""
     at_score = np.abs(alone.scores - score_threshold) <= BORDERLINE
     at_overlap = (np.abs(iou_matrix(alone.boxes, others.boxes) - iou_threshold) <= BORDERLINE).any(axis=1)
     return int((at_score | at_overlap).sum())
@@ -86,9 +93,9 @@ def compare_people(
 ) -> ParityReport:
     """Compare the people of the same images, image by image.
 
-    Pixel deviation is the largest (mean: average) absolute difference over box corners and keypoints of matched people.
-    OKS takes the reference's keypoints for the truth, all of them labelled, with 0.53 x box area for the area.
-    ``names`` label the images for ``worst_image``, the one with the largest deviation.
+    The pixel deviation of a matched person is the largest absolute difference over box corners and keypoints; the mean
+    is over all of these coordinates. OKS takes the reference's keypoints as ground truth, all of them labeled, with
+    0.53 x box area as area. ``names`` of the images are for ``worst_image``, the one with the largest deviation.
     """
     if len(reference) != len(artifact):
         raise ValueError(
@@ -145,26 +152,30 @@ def _finite(people: PoseResult, i: int) -> bool:
     return bool(np.isfinite(people.keypoints[i]).all() and np.isfinite(people.keypoint_scores[i]).all())
 
 
-FLOAT32_PX = 0.05  # float32 may differ by no more: rounding alone
-FLOAT32_SCORE = 1e-4
-MIN_PEOPLE = 20  # matched people under which nothing is claimed
-MIN_AP = 0.01  # keypoint AP of the reference under which a drop means nothing
-MIN_OKS = 0.99  # mean OKS with the reference that reduced precision must keep where there are no labels
-MAX_LOST = 0.02  # and the share of people that may be lost or invented
-CHUNK = 4  # images at a time, so that batches are verified as well
-
-Progress = Callable[[Iterable[int], int, str], Iterable[int]]
+def _oks(expected: PoseResult, i: int, actual: PoseResult, j: int, sigmas: np.ndarray) -> float:
+    """OKS of a pair, see ``compare_people``."""
+    x1, y1, x2, y2 = expected.boxes[i]
+    truth = np.concatenate([expected.keypoints[i], np.full((len(sigmas), 1), 2.0)], axis=1)
+    area = np.array([AREA_OF_BOX * max(float((x2 - x1) * (y2 - y1)), 1.0)])
+    return float(oks_matrix(actual.keypoints[j][None], truth[None], area, sigmas)[0, 0])
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Verdict with its reason, the comparison it rests on, and what goes into the contract."""
+    """Verdict of the accuracy gate.
+
+    report            comparison of people that the verdict rests on
+    score_threshold   at which people were compared; below the default where the network finds too few
+    info              verdict and figures, for the contract
+    reason            one sentence that explains the verdict
+    ap                change of keypoint AP from reference to artifact; None without labels
+    """
 
     report: ParityReport
-    score_threshold: float  # lower than the default where the network finds hardly anybody
+    score_threshold: float
     info: ParityInfo
     reason: str
-    ap: APDifference | None  # from the reference to the artifact, on labelled images
+    ap: APDifference | None
 
 
 def verify(
@@ -178,17 +189,17 @@ def verify(
     backend: str = "auto",
     device: str | None = None,
 ) -> Verification:
-    """Compare the artifact, run by that engine, with the reference on ``images``.
+    """Compare the artifact, run by ``backend`` on ``device``, with the source's reference on ``images``.
 
-    exact: the artifact is float32, its people must equal the reference's up to rounding. max_ap_drop: points of
-    keypoint AP (of 100) that other precisions may lose on labelled images.
+    exact         the artifact is float32: its people must equal the reference's within rounding
+    max_ap_drop   allowed loss of keypoint AP for other precisions on labeled images, in points of 100
     """
     contract = read_contract(artifact)
     nms, shape_hw = contract.nms, (contract.input.height.opt, contract.input.width.opt)
     reference = source.reference(nms, shape_hw)
     expected = list(_run_reference(reference, images, progress))
     lowered = sum(len(people) for people in expected) < MIN_PEOPLE
-    if lowered:  # arithmetic is compared all the same, where the network finds candidates
+    if lowered:  # compare the arithmetic at a threshold at which the network finds candidates
         few = [images.read(i) for i in range(min(len(images.names), 8))]
         reference.score_threshold = reference.threshold_for(10, few)
         expected = list(_run_reference(reference, images, progress))
@@ -199,17 +210,17 @@ def verify(
             yield from _run_artifact(estimate, images, progress)
 
     actual = list(run_artifact(threshold))
-    # Where the rounds have not settled the artifact says so itself, and nothing equal is promised.
-    settled = [i for i, people in enumerate(actual) if not people.flags & NMS_NOT_CONVERGED]
+    # Where R rounds of suppression were not enough, the artifact sets a flag and equal people are not promised.
+    converged = [i for i, people in enumerate(actual) if not people.flags & NMS_NOT_CONVERGED]
     report = compare_people(
-        [expected[i] for i in settled],
-        [actual[i] for i in settled],
+        [expected[i] for i in converged],
+        [actual[i] for i in converged],
         source.skeleton,
         threshold,
         iou_threshold=nms.iou_threshold,
-        names=[images.names[i] for i in settled],
+        names=[images.names[i] for i in converged],
     )
-    unsettled = len(actual) - len(settled)
+    left_out = len(actual) - len(converged)
     ap = None
     if images.labels is not None:
         reference.score_threshold = AP_SCORE_THRESHOLD
@@ -217,35 +228,35 @@ def verify(
         after = match_image_set(run_artifact(AP_SCORE_THRESHOLD), images, source.skeleton)
         ap = ap_difference(before, after)
     verdict, reason = judge(
-        report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop, witness=source.reference_name
+        report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop, reference_name=source.reference_name
     )
+    if left_out:
+        reason += f"; {left_out} images left out: their suppression chains are longer than {nms.rounds} rounds"
     info = ParityInfo(
         verdict=verdict,
         images=report.images,
         matched_people=report.matched,
-        max_px=_rounded(report.max_px),
-        mean_px=_rounded(report.mean_px),
-        max_score_deviation=_rounded(report.max_score_deviation),
-        mean_oks=_rounded(report.mean_oks),
-        ap_reference=_rounded(ap.before) if ap else None,
-        ap_artifact=_rounded(ap.after) if ap else None,
+        max_px=_digits(report.max_px),
+        mean_px=_digits(report.mean_px),
+        max_score_deviation=_digits(report.max_score_deviation),
+        mean_oks=_digits(report.mean_oks),
+        ap_reference=_digits(ap.before) if ap else None,
+        ap_artifact=_digits(ap.after) if ap else None,
         ap_interval=(_digits(ap.interval[0]), _digits(ap.interval[1])) if ap and ap.interval else None,
         worst_image=_worst_by_labels(ap, images) if ap else report.worst_image,
         versions=installed_versions(),
         isa=" ".join(machine_now().isa),
     )
-    if unsettled:
-        reason += f"; {unsettled} images left out, their suppression chains are deeper than {nms.rounds} rounds"
     return Verification(report, threshold, info, reason, ap)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else _digits(value)
-
-
-def _digits(value: float) -> float:
-    """Four significant digits: what is behind them is the noise of the machine."""
-    return float(f"{value:.4g}")
+@overload
+def _digits(value: float) -> float: ...
+@overload
+def _digits(value: None) -> None: ...
+def _digits(value: float | None) -> float | None:
+    """Four significant digits: further ones differ between machines."""
+    return None if value is None else float(f"{value:.4g}")
 
 
 def _run_reference(reference: ReferenceEstimator, images: ImageSet, progress: Progress) -> Iterator[PoseResult]:
@@ -261,7 +272,7 @@ def _run_artifact(estimate: PoseEstimator, images: ImageSet, progress: Progress)
 
 
 def _worst_by_labels(ap: APDifference, images: ImageSet) -> str | None:
-    """Name of the image whose people lose most OKS to the labels, None where none loses."""
+    """Name of the image whose people lose most OKS with the labels; None where no image loses."""
     return None if ap.worst_image is None else images.names[images.image_ids.index(ap.worst_image)]
 
 
@@ -272,37 +283,39 @@ def judge(
     lowered: bool,
     ap: APDifference | None,
     max_ap_drop: float,
-    witness: str = "PyTorch",
+    reference_name: str = "PyTorch",
 ) -> tuple[str, str]:
-    """Verdict and the sentence that explains it.
+    """Verdict ("passed", "failed" or "unverified") and the sentence that explains it.
 
-    lowered: compared at a score threshold below the default; ap: from the reference to the artifact, where labelled;
-    its interval is told, but the verdict goes by the figure itself.
+    lowered   people were compared at a score threshold below the default
+    ap        change of keypoint AP; None without labels. The verdict depends on the difference, not on its interval.
     """
-    lost = report.missing + report.extra
+    differing = report.missing + report.extra
     if exact:
         px, score = report.max_px or 0.0, report.max_score_deviation or 0.0
-        if lost or not (px <= FLOAT32_PX and score <= FLOAT32_SCORE):
+        if differing or not (px <= FLOAT32_PX and score <= FLOAT32_SCORE):
             return "failed", (
-                f"float32 must give the reference's people up to rounding: {lost} people differ, "
+                f"float32 must match {reference_name} within tolerance: {differing} people differ, "
                 f"{px:.3g} px (at most {FLOAT32_PX}), score {score:.2g} (at most {FLOAT32_SCORE})"
             )
     if lowered or report.people < MIN_PEOPLE:
         return "unverified", (
-            f"{witness} finds fewer than {MIN_PEOPLE} people on these images at the default score threshold, too few "
-            "to judge by: name images with people by --images"
+            f"{reference_name} finds fewer than {MIN_PEOPLE} people on these images at the default score threshold, "
+            "too few for a verdict: give images with people by --images"
         )
     if exact:
-        return "passed", f"the same {report.matched} people as {witness} up to rounding"
+        return "passed", f"all {report.matched} people match {reference_name} within tolerance"
     if ap is not None:
         if ap.before < MIN_AP:
-            own = f"{100 * ap.before:.2f}"
-            return "unverified", f"{witness}'s own keypoint AP on these labels is {own}: there is nothing to lose"
+            return "unverified", (
+                f"the reference AP is too low to measure a drop: {reference_name} has keypoint AP "
+                f"{100 * ap.before:.2f} on these labels"
+            )
         verdict = "passed" if -100 * ap.difference <= max_ap_drop else "failed"
-        return verdict, f"keypoint AP {ap.in_points()}, {max_ap_drop:g} points may be lost"
-    share, oks = lost / report.people, report.mean_oks or 0.0
+        return verdict, f"keypoint AP {ap.in_points()}, allowed drop {max_ap_drop:g} points"
+    share, oks = differing / report.people, report.mean_oks or 0.0
     verdict = "passed" if oks >= MIN_OKS and share <= MAX_LOST else "failed"
     return verdict, (
-        f"mean OKS with {witness} {oks:.4f} (at least {MIN_OKS}), {lost} of {report.people} people differ "
+        f"mean OKS with {reference_name} {oks:.4f} (at least {MIN_OKS}), {differing} of {report.people} people differ "
         f"(at most {MAX_LOST:.0%})"
     )

@@ -222,7 +222,7 @@ def compare(task: GpuTask) -> dict[str, Any]:
 
     from yolopose.checkpoints import load
     from yolopose.data.image_set import open_image_set
-    from yolopose.export.pipeline import source_from_net
+    from yolopose.export.source import source_from_net
     from yolopose.export.verify import verify
 
     torch.backends.cudnn.allow_tf32 = False  # on by default, and not float32

@@ -128,7 +128,8 @@ def forward_deviation(checkpoint: Path, frame: np.ndarray, raw: np.ndarray) -> t
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
-    from yolopose.export.pipeline import ExportConfig, export_artifact
+    from yolopose.export.config import ExportConfig
+    from yolopose.export.pipeline import export_artifact
     from yolopose.runtime.contract import NmsInfo
 
     folder = output_folder(arguments.output)

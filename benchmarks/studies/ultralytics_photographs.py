@@ -104,7 +104,8 @@ def compare_letterboxes(files: Sequence[Path], frames: np.ndarray) -> dict[str, 
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
-    from yolopose.export.pipeline import ExportConfig, export_artifact
+    from yolopose.export.config import ExportConfig
+    from yolopose.export.pipeline import export_artifact
 
     folder = output_folder(arguments.output)
     files = [file.resolve() for file in list_images(arguments.images)[: arguments.limit]]

@@ -20,9 +20,10 @@ from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write
 from yolopose.runtime.skeleton import Skeleton
 
+from ..config import Int8Config
 from ..graph import letterboxed
 from .layers import find_body
-from .quantize import Int8Config, QuantizationPlan, make_plan, quantize, tensors_to_sample
+from .quantize import QuantizationPlan, make_plan, quantize, tensors_to_sample
 from .ranges import Progress, collect_samples
 from .search import ResumeCache, SearchResult, element_counts, float32_order, rank, search
 from .trials import Trials

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..config import Target
 from ..graph import drop_unused_initializers
 from .layers import JOIN_OPERATORS, MOVE_OPERATORS, Body, Layer
 from .ranges import Consumers, Grid, Progress, RangeChoice, Samples, choose_range, make_grid, tensors_to_compare
-
-Target = Literal["cpu", "openvino", "tensorrt"]
-TARGETS: tuple[Target, ...] = get_args(Target)
 
 # Operators that ONNX Runtime computes in integers on a CPU if all operands and the result are quantized.
 _INTEGER_OPERATORS = ("Conv", "Sigmoid", "Mul", "Relu", "LeakyRelu", *JOIN_OPERATORS, *MOVE_OPERATORS)
@@ -27,13 +24,6 @@ _SHARES = np.linspace(2.1, 0.5, 65)  # of the scale at which the largest weight 
 _LARGEST = 127
 _LARGEST_BIAS = 2.0**30
 _LARGEST_PAIR = 128  # 255 x 128 = 32,640, the largest multiple of 255 below 2^15
-
-
-@dataclass(frozen=True)
-class Int8Config:
-    target: Target
-    search_minutes: float = 10.0  # for the sensitivity of the layers and the search together
-    seed: int = 0
 
 
 @dataclass(frozen=True)

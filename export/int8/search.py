@@ -26,9 +26,10 @@ import onnx
 
 from yolopose.runtime.output import atomic_write
 
+from ..config import Target
 from ..graph import feed, open_session, with_outputs
 from .layers import Body, Layer
-from .quantize import QuantizationPlan, Target, integer_nodes, quantize
+from .quantize import QuantizationPlan, integer_nodes, quantize
 from .ranges import Progress
 from .trials import Trial, Trials
 

@@ -1,7 +1,4 @@
-"""A third_party ONNX file as it is: what goes in, what comes out, what it says of itself.
-
-A graph that was exported for one batch size, opened for any: where the graph allows, as running it shows.
-"""
+"""Read a third-party ONNX file: its input, its outputs, its metadata; and open its batch size where possible."""
 
 from __future__ import annotations
 
@@ -14,30 +11,39 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, numpy_helper, version_converter
 from onnx.external_data_helper import load_external_data_for_model
 
 from yolopose.runtime.contract import METADATA_KEY
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 
-from ..source import OPSET
+from ..config import OPSET
+from ..graph import open_session
 
-OLDEST_OPSET = 11  # what comes before resizes in another way
+OLDEST_OPSET = 11  # Resize has other semantics before
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
 _STANDARD = ("", "ai.onnx")
-_PROBE_SIZE = 256  # pixels, where the file leaves its size open
+_PROBE_SIZE = 256  # pixels, to run a file of dynamic size once
+_TRIED_BATCH = 3  # images, to compare a batch with single images
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """model: opset 18, float32. Sizes are None where the file leaves them open; ``shapes``: of each output for one
-    image of ``probe_hw``, as running it gave."""
+    """A readable file.
+
+    model       opset 18, float32
+    metadata    values as Python literals or JSON; strings where they are neither
+    input       name of the one input, (batch, 3, height, width) float32
+    batch       None: dynamic
+    shape_hw    height and width in pixels; None: dynamic
+    probe_hw    height and width at which the file was run once
+    shapes      shape of each output in that run
+    """
 
     path: Path
     model: onnx.ModelProto
     sha256: str
-    metadata: dict[str, Any]  # values as Python reads them, texts where it cannot
+    metadata: dict[str, Any]
     input: str
     batch: int | None
     shape_hw: tuple[int | None, int | None]
@@ -45,17 +51,20 @@ class OnnxFile:
     shapes: dict[str, tuple[int, ...]]
 
     def describe(self) -> str:
-        """Inputs and outputs in one line."""
+        """Input and outputs in one line."""
+        batch, height, width = ("dynamic" if size is None else size for size in (self.batch, *self.shape_hw))
         outputs = ", ".join(f"{name} {list(shape)}" for name, shape in self.shapes.items())
-        rows = "any number of" if self.batch is None else str(self.batch)
-        return f"{rows} images of {self.probe_hw[0]}x{self.probe_hw[1]} -> {outputs}"
+        probed = "" if None not in self.shape_hw else f" at {self.probe_hw[0]}x{self.probe_hw[1]}"
+        return f"{self.input} [{batch}, 3, {height}, {width}] -> {outputs}{probed}"
 
 
 def read_onnx_file(path: Path) -> OnnxFile:
-    """Raises CheckpointError (damaged, parts missing), UnknownCheckpoint (nothing that we can take up, and why)."""
+    """Raises CheckpointError for a damaged file or missing parts, UnknownCheckpoint for one that cannot be imported."""
     content, model = _load(path)
     if any(entry.key == METADATA_KEY for entry in model.metadata_props):
-        raise UnknownCheckpoint(f"{path} is an artifact already: deploy it, or export the weights that it came from")
+        raise UnknownCheckpoint(
+            f"{path} was exported by yolopose: run it as it is, or export the weights that it came from"
+        )
     _check_operators(path, model)
     name, dims = _image_input(path, model)
     batch, height, width = (dim.dim_value or None for dim in (dims[0], dims[2], dims[3]))
@@ -79,60 +88,58 @@ def _load(path: Path) -> tuple[bytes, onnx.ModelProto]:
         model = onnx.load_from_string(content)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    except Exception as error:  # protobuf's own
+    except Exception as error:  # protobuf's exceptions have no common base
         raise CheckpointError(f"cannot read {path} as ONNX: {error}") from error
     try:
         load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # onnx's own
+    except Exception as error:  # onnx raises several kinds
         raise CheckpointError(
-            f"{path} keeps its weights in another file, which is not beside it ({error}): copy both"
+            f"{path} keeps its weights in another file, which is missing ({error}): copy both"
         ) from error
     if not model.graph.node:
-        raise CheckpointError(f"{path} is no ONNX file, or an empty one")
+        raise CheckpointError(f"{path} is not an ONNX file, or an empty one")
     return content, model
 
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
-    """Standard operators of an opset that can be brought to ours, in float32."""
-    third_party = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in _STANDARD})
-    if third_party:
+    """Check that operators are standard and float32, and convert ``model`` to opset 18 in place."""
+    nonstandard = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in _STANDARD})
+    if nonstandard:
         raise UnknownCheckpoint(
-            f"{path} holds operators that are not ONNX's own ({', '.join(third_party[:3])}): export it without plugins"
+            f"{path} holds operators that are not standard ONNX ({', '.join(nonstandard[:3])}): export without plugins"
         )
     if found := sorted({node.op_type for node in model.graph.node} & _QUANTIZED):
-        raise UnknownCheckpoint(
-            f"{path} is quantized already ({', '.join(found)}): give the float32 export, int8 is made from it here"
-        )
+        raise UnknownCheckpoint(f"{path} is quantized already ({', '.join(found)}): give the float32 export and --int8")
     if any(tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in model.graph.initializer):
-        raise UnknownCheckpoint(f"{path} is float16 already: give the float32 export, --fp16 makes float16 from it")
+        raise UnknownCheckpoint(f"{path} is float16 already: give the float32 export and --fp16")
     opset = next((opset.version for opset in model.opset_import if opset.domain in _STANDARD), 0)
     if not OLDEST_OPSET <= opset <= OPSET:
         raise UnknownCheckpoint(
-            f"{path} has opset {opset}, and {OLDEST_OPSET} to {OPSET} are read: export it with opset {OPSET}"
+            f"{path} has opset {opset}, supported are {OLDEST_OPSET} to {OPSET}: export it with opset {OPSET}"
         )
     if opset < OPSET:
         try:
             converted = version_converter.convert_version(model, OPSET)
-        except Exception as error:  # its own, and whatever a rule of it raises
+        except Exception as error:  # the converter and its adapters raise several kinds
             raise UnknownCheckpoint(
-                f"{path} has opset {opset}, which cannot be brought to {OPSET} ({error}): export it with opset {OPSET}"
+                f"{path} has opset {opset}, which cannot be converted ({error}): export it with opset {OPSET}"
             ) from error
         model.CopyFrom(converted)
 
 
 def _image_input(path: Path, model: onnx.ModelProto) -> tuple[str, list[onnx.TensorShapeProto.Dimension]]:
-    """The one input: (batch, 3, height, width) float32."""
+    """Name and dimensions of the one input, (batch, 3, height, width) float32."""
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initializers]
-    told = ", ".join(f"{value.name} {_shape(value)}" for value in inputs)
+    found = ", ".join(f"{value.name} {_shape(value)}" for value in inputs)
     first = inputs[0].type.tensor_type if inputs else None
     dims = list(first.shape.dim) if first is not None else []
     if first is None or len(inputs) != 1 or len(dims) != 4 or first.elem_type != TensorProto.FLOAT:
         raise UnknownCheckpoint(
-            f"{path} should take one float32 (batch, 3, height, width), and takes {told or 'nothing'}"
+            f"{path} should take one float32 (batch, 3, height, width), and takes {found or 'nothing'}"
         )
     if dims[1].dim_value != 3:
-        raise UnknownCheckpoint(f"{path} should take three channels first, and takes {told}")
+        raise UnknownCheckpoint(f"{path} should take three channels first, and takes {found}")
     return inputs[0].name, dims
 
 
@@ -141,7 +148,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[str | int]:
 
 
 def _value(text: str) -> Any:
-    """Ultralytics writes Python's literals, others JSON or plain text."""
+    """A metadata value: Ultralytics writes Python literals, others JSON or plain strings."""
     for read in (ast.literal_eval, json.loads):
         try:
             return read(text)
@@ -153,22 +160,17 @@ def _value(text: str) -> Any:
 def _run_once(
     path: Path, model: onnx.ModelProto, name: str, batch: int, shape_hw: tuple[int, int]
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of the outputs, by running it: what a file declares is often open, or wrong."""
+    """Shapes of the outputs, found by running the file: declared shapes are often dynamic, or wrong."""
     try:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = open_session(model)
         found = session.run(None, {name: np.full((batch, 3, *shape_hw), 0.5, np.float32)})
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise CheckpointError(f"{path} does not run in ONNX Runtime: {error}") from error
     return {node.name: tuple(value.shape) for node, value in zip(session.get_outputs(), found, strict=True)}
 
 
-_TRIED = 3  # images at once
-
-
-def opened(source: OnnxFile) -> onnx.ModelProto | None:
-    """``source.model`` with the batch open; None where it then gives other results than for one image at a time."""
+def with_dynamic_batch(source: OnnxFile) -> onnx.ModelProto | None:
+    """``source.model`` with a dynamic batch; None if it then gives other results than for single images."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     graph = model.graph
@@ -177,12 +179,12 @@ def opened(source: OnnxFile) -> onnx.ModelProto | None:
         dims = value.type.tensor_type.shape.dim
         if dims and dims[0].dim_value == source.batch:
             dims[0].dim_param = "batch"
-    _open_reshapes(graph, source.batch or 1)
-    return model if _gives_the_same(source, model) else None
+    _keep_batch_in_reshapes(graph, source.batch or 1)
+    return model if _batch_equals_single_images(source, model) else None
 
 
-def _open_reshapes(graph: onnx.GraphProto, batch: int) -> None:
-    """Shapes that begin with the batch take over the dimension instead."""
+def _keep_batch_in_reshapes(graph: onnx.GraphProto, batch: int) -> None:
+    """Replace a leading ``batch`` in the shapes of Reshape by 0, which copies the dimension of the input."""
     shapes = {tensor.name: tensor for tensor in graph.initializer}
     constants = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
     for node in graph.node:
@@ -199,23 +201,17 @@ def _open_reshapes(graph: onnx.GraphProto, batch: int) -> None:
             tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
 
 
-def _gives_the_same(source: OnnxFile, model: onnx.ModelProto) -> bool:
-    rng = np.random.default_rng(0)
+def _batch_equals_single_images(source: OnnxFile, model: onnx.ModelProto) -> bool:
     rows = source.batch or 1
-    images = rng.random((_TRIED, 3, *source.probe_hw), np.float32)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails here is no error
+    images = np.random.default_rng(0).random((_TRIED_BATCH, 3, *source.probe_hw), np.float32)
     try:
-        one, many = (
-            onnxruntime.InferenceSession(each.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            for each in (source.model, model)
-        )
-        together = many.run(None, {source.input: images})
+        single, batched = (open_session(each, errors=False) for each in (source.model, model))
+        together = batched.run(None, {source.input: images})
         for i, image in enumerate(images):
-            alone = one.run(None, {source.input: np.repeat(image[None], rows, axis=0)})
+            alone = single.run(None, {source.input: np.repeat(image[None], rows, axis=0)})
             for whole, part in zip(together, alone, strict=True):
-                if len(whole) != _TRIED or not np.allclose(whole[i], part[0], rtol=1e-3, atol=1e-3):
+                if len(whole) != _TRIED_BATCH or not np.allclose(whole[i], part[0], rtol=1e-3, atol=1e-3):
                     return False
-    except Exception:  # its exceptions have no base of their own: the graph cannot be opened
+    except Exception:  # ONNX Runtime's exceptions have no common base: the batch cannot be dynamic
         return False
     return True

@@ -1,4 +1,4 @@
-"""Weights that several tests of the export begin from."""
+"""Weights that several tests of the export start from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yolopose
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network in our own format, untrained."""
+    """An untrained network in yolopose's own format."""
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
     yolopose.save(yolopose.build(replace(yolopose.SIZES["yolox-pose-nano"], width=0.125)).eval(), path)
     return path

@@ -1,4 +1,4 @@
-"""``yolopose-export`` as a user meets it: what it writes, what it says, and what it answers to bad input."""
+"""``yolopose-export``: the files that it writes, its output, and its answers to bad input."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ import pytest
 import yolopose
 from yolopose.export import verify as verify_module
 from yolopose.export.command import main
-from yolopose.export.source import ShapeConfig, input_info
+from yolopose.export.config import ShapeConfig
+from yolopose.export.source import input_info
 from yolopose.runtime import PoseEstimator, read_contract
+
+from ..ultralytics_files import unpacked
 
 
 def arguments(*words: object) -> list[str]:
     return [str(word) for word in words]
 
 
-FIXED = ("--imgsz", 64, 96, "--batch", 2)  # exported in a quarter of the time that a dynamic file takes
+FIXED = ("--imgsz", 64, 96, "--batch", 2)  # four times faster to export than a dynamic file
 
 
 def test_artifact_carries_its_contract(trained_artifact: Path) -> None:
@@ -44,10 +47,10 @@ def test_artifact_carries_its_contract(trained_artifact: Path) -> None:
     assert contract.provenance.weights_sha256 is not None
     metadata = onnx.load(trained_artifact).metadata_props
     assert [entry.key for entry in metadata] == ["yolopose"]
-    assert not list(trained_artifact.parent.glob(".*"))  # the draft is gone
+    assert not list(trained_artifact.parent.glob(".*"))  # no temporary file is left
 
 
-def test_fp16_is_half_the_size_and_keeps_the_people(
+def test_fp16_is_half_the_size_and_finds_the_same_people(
     trained_artifact: Path, trained_artifact_fp16: Path, photographs: list[Path]
 ) -> None:
     assert trained_artifact_fp16.name == "mmpose_yoloxpose_nano_lspet-fp16.onnx"
@@ -64,11 +67,11 @@ def test_fp16_is_half_the_size_and_keeps_the_people(
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_batches_give_what_single_images_give(trained_artifact: Path, photographs: list[Path], batch: int) -> None:
-    """Empty and crowded pictures mixed, any order of sizes."""
+def test_batches_give_the_same_as_single_images(trained_artifact: Path, photographs: list[Path], batch: int) -> None:
+    """Empty and crowded images mixed, in any order of sizes."""
     images = [cv2.imread(str(path)) for path in photographs]
-    images[2] = np.full((480, 640, 3), 114, np.uint8)  # nobody
-    images[5] = np.concatenate([images[0], images[0]], axis=1)[:150]  # everybody twice
+    images[2] = np.full((480, 640, 3), 114, np.uint8)  # no person
+    images[5] = np.concatenate([images[0], images[0]], axis=1)[:150]  # each person twice
     with PoseEstimator(trained_artifact, threads=2) as estimate:
         singly = [estimate(image) for image in images]
         assert len(singly[2]) == 0
@@ -88,9 +91,9 @@ def test_json_is_one_document_on_stdout(
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["artifact"] == str(tmp_path / "here.onnx")
-    assert document["verdict"] == "unverified"  # it has never seen a person
-    assert "too few to judge by" in document["reason"]
-    assert document["comparison"]["matched"] > 0  # its arithmetic was compared all the same, at a lower threshold
+    assert document["verdict"] == "unverified"  # the network is untrained
+    assert "too few for a verdict" in document["reason"]
+    assert document["comparison"]["matched"] > 0  # compared at a lower threshold
     assert document["comparison"]["max_px"] <= 0.05
     contract = document["contract"]
     assert contract["model"]["name"] == "yolox-pose-nano"
@@ -98,8 +101,8 @@ def test_json_is_one_document_on_stdout(
     assert {"torch", "onnx", "onnxscript", "onnxsim", "yolopose"} <= set(contract["provenance"]["versions"])
 
 
-def test_input_of_the_source_reaches_the_contract(checkpoints: Path, tmp_path: Path) -> None:
-    """Sources differ in padding; whatever they are, the artifact takes BGR bytes."""
+def test_contract_describes_the_input_of_the_source(checkpoints: Path, tmp_path: Path) -> None:
+    """Sources differ in padding; every artifact takes BGR bytes."""
     wanted = {
         "edgeai_yolox_s_pose_ti_lite_narrow.pth": ("bottom-right", 114, 32),
         "mmpose_yoloxpose_s_narrow.pth": ("center", 114, 32),
@@ -114,14 +117,15 @@ def test_input_of_the_source_reaches_the_contract(checkpoints: Path, tmp_path: P
     assert input_info(odd.input, None, ShapeConfig()).pad_value == 7
 
 
-def test_what_fails_the_gate_is_kept_aside(
+def test_artifact_that_fails_the_gate_is_kept_as_rejected(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_module, "FLOAT32_PX", -1.0)  # nothing is good enough
-    (tmp_path / "tiny.onnx").write_bytes(b"the good one of yesterday")
+    monkeypatch.setattr(verify_module, "FLOAT32_PX", -1.0)  # every artifact fails
+    content = b"an older artifact"
+    (tmp_path / "tiny.onnx").write_bytes(content)
     assert main(arguments("--weights", tiny_weights, "--output", tmp_path, "--limit", 2, *FIXED)) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.onnx", "tiny.onnx.rejected"]
-    assert (tmp_path / "tiny.onnx").read_bytes() == b"the good one of yesterday"
+    assert (tmp_path / "tiny.onnx").read_bytes() == content
     assert "tiny.onnx.rejected" in capsys.readouterr().err
 
 
@@ -148,7 +152,7 @@ def test_what_fails_the_gate_is_kept_aside(
         (["--weights", "{tiny}", "--max-ap-drop", "nan"], 2, "--max-ap-drop"),
         (["--weights", "{tiny}", "--limit", "-1"], 2, "--limit"),
         (["--weights", "{tiny}", "--output", "{folder}/plan.engine"], 2, ".onnx"),
-        (["--weights", "{tiny}", "--data", "{folder}/labels.json"], 2, "--images"),
+        (["--weights", "{tiny}", "--data", "{folder}/labels.json"], 1, "labels.json"),
         (["--weights", "{tiny}", "--images", "{folder}/none"], 1, "none"),
         (["--weights", "{tiny}", "--images", "{folder}"], 1, "no images"),
         (["--weights", "{folder}/absent.pt"], 1, "absent.pt"),
@@ -156,11 +160,11 @@ def test_what_fails_the_gate_is_kept_aside(
         (["--weights", "{folder}/text.pt"], 1, "text.pt"),
     ],
 )
-def test_bad_input(
+def test_rejects_bad_input(
     words: list[str], code: int, message: str, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.pt").touch()
-    (tmp_path / "text.pt").write_text("these are no weights\n")
+    (tmp_path / "text.pt").write_text("these are not weights\n")
     (tmp_path / "few").mkdir()
     for i in range(5):
         cv2.imwrite(str(tmp_path / "few" / f"{i}.png"), np.zeros((8, 8, 3), np.uint8))
@@ -176,7 +180,133 @@ def test_bad_input(
     assert not list(tmp_path.rglob("*.onnx*"))
 
 
-def test_hostile_checkpoint_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def labels_for(folder: Path, images: Path) -> dict[str, object]:
+    """COCO labels of two images: one person of 17 keypoints in each."""
+    images.mkdir(parents=True)
+    entries, people = [], []
+    for i in (1, 2):
+        cv2.imwrite(str(images / f"{i}.png"), np.full((64, 96, 3), 90 * i, np.uint8))
+        entries.append({"id": i, "file_name": f"{i}.png", "width": 96, "height": 64})
+        points = [value for k in range(17) for value in (20 + 3 * k, 10 + 2 * k, 2)]
+        person = {
+            "image_id": i,
+            "category_id": 1,
+            "bbox": [10, 5, 70, 50],
+            "area": 1800,
+            "iscrowd": 0,
+            "num_keypoints": 17,
+        }
+        people.append({"id": i, "keypoints": points, **person})
+    return {"images": entries, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
+
+
+@pytest.mark.parametrize("kind", ["beside", "folder", "yaml"])
+def test_labels_bring_their_images(
+    kind: str, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """COCO JSON with images beside it or in a named folder, and data.yaml with its val split; no --images."""
+    data = tmp_path / "val.json"
+    if kind == "yaml":
+        data = tmp_path / "data.yaml"
+        data.write_text(
+            f"path: {tmp_path}\ntrain: images/train\nval: images/val\nkpt_shape: [17, 3]\nnames: [person]\n"
+        )
+        labels_for(tmp_path, tmp_path / "images" / "val")
+        (tmp_path / "labels" / "val").mkdir(parents=True)
+        for i in (1, 2):
+            points = " ".join("0.5 0.5 2" for _ in range(17))
+            (tmp_path / "labels" / "val" / f"{i}.txt").write_text(f"0 0.5 0.5 0.7 0.7 {points}\n")
+    else:
+        images = tmp_path / ("images" if kind == "beside" else "elsewhere")
+        data.write_text(json.dumps(labels_for(tmp_path, images)))
+    spec = f"{data}:{tmp_path / 'elsewhere'}" if kind == "folder" else data
+    words = arguments("--weights", tiny_weights, "--output", tmp_path / "a.onnx", "--data", spec, "--json", *FIXED)
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["comparison"]["images"] == 2
+    assert f"labeled by {data.name}" in document["verified_on"]
+    assert document["contract"]["parity"]["ap_reference"] is not None
+
+
+def test_option_of_another_mode_is_refused_by_its_own_name(
+    tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, flag in (
+        (["--search-minutes", "10"], "--search-minutes belongs to --int8"),
+        (["--workspace", "64"], "--workspace belongs to --format engine"),
+    ):
+        assert main(["--weights", str(tiny_weights), *words]) == 2
+        assert flag in capsys.readouterr().err
+
+
+def test_layout_is_for_third_party_files(tiny_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--weights", str(tiny_weights), "--layout", "yolov5"]) == 2
+    assert "--layout is for third-party .onnx files" in capsys.readouterr().err
+
+
+def test_does_not_overwrite_a_third_party_onnx_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = unpacked("yolov8n-pose.pt", tmp_path)
+    beside = unpacked("yolov8n-pose-fixed.onnx", tmp_path).rename(tmp_path / "yolov8n-pose.onnx")
+    before = beside.read_bytes()
+    assert main(["--weights", str(weights), "--limit", "1"]) == 2
+    assert "exists and was not exported by yolopose: choose another file with --output" in capsys.readouterr().err
+    assert beside.read_bytes() == before
+
+
+def test_explain_describes_an_onnx_file_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = unpacked("yolov8n-pose-fixed.onnx", tmp_path)
+    assert main(["--weights", str(source), "--explain", "--fp16"]) == 0
+    text, log = capsys.readouterr()
+    assert (text + log).count(str(source)) == 1
+    assert "images [1, 3, 96, 96] -> output0 [1, 56, 189]: ultralytics layout, recognized by metadata" in log
+    lines = (line.split(":", 1) for line in text.splitlines())
+    assert {name: value.strip() for name, value in lines} == {
+        "weights": f"{source}: ONNX, ultralytics layout",
+        "network": "Ultralytics YOLOv8n-pose model (ultralytics); classes: person",
+        "keypoints": "17 (coco-17), each with x, y and a score",
+        "takes": "RGB, 0..255 times 0.003922, letterboxed on gray 114, padding center",
+        "input": "images uint8 (batch, height, width, 3) BGR, 96x96 only",
+        "batch": "1 to 64",  # fixed to 1 in the file, made dynamic
+        "NMS": "added: 300 candidates, 12 rounds, 100 people",
+        "thresholds": "score 0.25 and IoU 0.65 by default; inputs per image",
+        "output": "boxes (batch, 100, 4), scores, labels, keypoints (batch, 100, 17, 3), num_people, flags",
+        "precision": "float16, verified against the source file",
+        "writes": str(tmp_path / "yolov8n-pose-fixed-fp16.onnx"),
+        "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["yolov8n-pose-fixed.onnx"]
+
+
+def test_explain_as_json_has_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--weights", "demo", "--explain", "--json", "--imgsz", "320", "--batch", "4"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    side = {"min": 32, "opt": 320, "max": 4096, "multiple": 32}
+    assert document["input"] == {"height": side, "width": side, "batch": {"min": 4, "opt": 4, "max": 4, "multiple": 1}}
+    assert (document["weights"], document["third_party"], document["reference"]) == ("demo", False, "PyTorch")
+    assert (document["keypoints"], document["classes"], document["precision"]) == (14, ["person"], "float32")
+    assert document["nms"]["suppression"] == "added"
+    assert document["output"] == "demo.onnx"
+    assert "explanation" not in document
+
+
+@pytest.mark.parametrize(
+    ("name", "suppression", "line"),
+    [
+        ("yolov8n-pose-people.onnx", "in the source file", "in the source file; the best 100 people are kept"),
+        ("yolo26n-pose-people.onnx", "not needed", "not needed, the head gives each person once"),
+    ],
+)
+def test_explain_tells_nms_inside_from_a_head_without(
+    name: str, suppression: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = unpacked(name, tmp_path)
+    assert main(["--weights", str(source), "--explain"]) == 0
+    assert line in capsys.readouterr().out
+    assert main(["--weights", str(source), "--explain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nms"]["suppression"] == suppression
+
+
+def test_runs_no_code_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pickle
 
     trace = tmp_path / "it_ran"
@@ -194,7 +324,7 @@ def test_hostile_checkpoint_runs_nothing(tmp_path: Path, capsys: pytest.CaptureF
     assert not trace.exists()
 
 
-def test_unwritable_output_leaves_nothing(
+def test_unwritable_output_leaves_no_file(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
@@ -205,8 +335,8 @@ def test_unwritable_output_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_full_disk_leaves_no_half_file(tiny_weights: Path, tmp_path: Path) -> None:
-    """A limit on file size stands in for a full disk: the write fails in its middle."""
+def test_full_disk_leaves_no_partial_file(tiny_weights: Path, tmp_path: Path) -> None:
+    """A limit on file size simulates a full disk: the write fails half way."""
     script = (
         "import resource, signal, sys\n"
         "from yolopose.export.command import main\n"
@@ -221,8 +351,8 @@ def test_full_disk_leaves_no_half_file(tiny_weights: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_same_weights_same_file(trained_checkpoint: Path, trained_artifact: Path, tmp_path: Path) -> None:
-    """Byte for byte, from a process of its own."""
+def test_same_weights_give_the_same_file(trained_checkpoint: Path, trained_artifact: Path, tmp_path: Path) -> None:
+    """Byte for byte, from another process."""
     images = trained_checkpoint.parent.parent / "coco-mini" / "images"
     words = arguments(
         "-m",

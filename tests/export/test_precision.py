@@ -1,4 +1,4 @@
-"""float16 as a graph pass: what becomes half, what stays, and that both graphs agree."""
+"""float16 as a graph pass: which nodes become float16, which stay float32, and that results agree."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from yolopose.export.graph import feed, open_session, prediction_convolutions, with_outputs
-from yolopose.export.precision import FLOAT16_MAX, out_of_range, rounded_to_float16, to_float16
+from yolopose.export.precision import FLOAT16_MAX, float16_emulation, out_of_range, to_float16
 from yolopose.runtime.errors import ArtifactError
 
 from .int8.graphs import random_images, small_graph
 
 
 def graph(weight: float = 0.5) -> onnx.ModelProto:
-    """images uint8 -> Cast -> Conv -> Resize x2 -> two prediction Convs; a shape and a mean are read on the way."""
+    """images uint8 -> Cast -> Conv -> Resize x2 -> two prediction Convs; other nodes read a shape and a mean."""
     rng = np.random.default_rng(0)
     body = rng.normal(0, weight, (4, 3, 3, 3)).astype(np.float32)
     head = rng.normal(0, 0.1, (2, 4, 1, 1)).astype(np.float32)
@@ -57,11 +57,11 @@ def run(model: onnx.ModelProto) -> list[np.ndarray]:
     return session.run(None, {"images": images})
 
 
-def test_prediction_convolutions_are_those_without_one_behind() -> None:
+def test_prediction_convolutions_have_no_convolution_behind_them() -> None:
     assert [node.name for node in prediction_convolutions(graph().graph)] == ["predict_boxes", "predict_points"]
 
 
-def test_body_is_half_and_tail_is_not() -> None:
+def test_body_becomes_float16_and_predictions_stay_float32() -> None:
     model = graph()
     expected = run(model)
     assert to_float16(model) == ["predict_boxes", "predict_points"]
@@ -79,15 +79,15 @@ def test_body_is_half_and_tail_is_not() -> None:
     for half, full in zip(run(model), expected, strict=True):
         assert half.dtype == np.float32
         np.testing.assert_allclose(half, full, rtol=5e-3, atol=0.5)
-        assert not np.array_equal(half, full)  # it is float16 indeed
+        assert not np.array_equal(half, full)  # rounding is visible
 
 
-def test_weights_beyond_float16_are_refused_by_name() -> None:
+def test_rejects_weights_beyond_float16_by_name() -> None:
     with pytest.raises(ValueError, match=f"'body'.*{FLOAT16_MAX:g}"):
         to_float16(graph(weight=1e5))
 
 
-def test_graph_without_convolution_is_refused() -> None:
+def test_rejects_graph_without_convolution() -> None:
     model = graph()
     del model.graph.node[:]
     model.graph.node.append(helper.make_node("Cast", ["images"], ["level"], to=TensorProto.FLOAT))
@@ -100,8 +100,8 @@ def outputs(model: onnx.ModelProto) -> list[np.ndarray]:
     return [value for image in random_images(2, seed=9) for value in session.run(None, feed([image]))]
 
 
-def loud_graph() -> onnx.ModelProto:
-    """A small graph whose layer "inner" writes values beyond float16, which "depthwise" makes small again."""
+def graph_with_large_values() -> onnx.ModelProto:
+    """A small graph whose layer "inner" writes values beyond float16, which "depthwise" scales back."""
     model = small_graph()
     for tensor in model.graph.initializer:
         factor = {"inner.weight": 1e4, "depthwise.weight": 1e-4}.get(tensor.name)
@@ -111,43 +111,43 @@ def loud_graph() -> onnx.ModelProto:
 
 
 def test_nodes_with_values_beyond_float16_stay_float32() -> None:
-    expected = outputs(loud_graph())
-    mended = loud_graph()
-    large = out_of_range(mended, random_images(8))
+    expected = outputs(graph_with_large_values())
+    model = graph_with_large_values()
+    large = out_of_range(model, random_images(8))
     assert {"inner", "inner_out_mul", "residual", "depthwise"} <= set(large)
     assert "stem" not in large
     assert "last" not in large
     assert max(large.values()) > FLOAT16_MAX
-    # What a GPU would make of it: the CPU provider itself computes float16 files in float32, and would show nothing.
+    # As a GPU computes it: the CPU provider computes float16 files in float32, so it would not overflow.
     assert not all(
-        np.allclose(*pair, atol=0.5) for pair in zip(outputs(rounded_to_float16(mended)), expected, strict=True)
+        np.allclose(*pair, atol=0.5) for pair in zip(outputs(float16_emulation(model)), expected, strict=True)
     )
-    for found, wanted in zip(outputs(rounded_to_float16(mended, large)), expected, strict=True):
+    for found, wanted in zip(outputs(float16_emulation(model, large)), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=0.02)
-    to_float16(mended, large)
-    onnx.checker.check_model(mended, full_check=True)
-    half = {tensor.name for tensor in mended.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    to_float16(model, large)
+    onnx.checker.check_model(model, full_check=True)
+    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
     assert "stem.weight_float16" in half
     assert "inner.weight_float16" not in half
-    for found, wanted in zip(outputs(mended), expected, strict=True):
+    for found, wanted in zip(outputs(model), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=0.02)
 
 
-def test_usual_values_have_room() -> None:
+def test_usual_values_are_in_range() -> None:
     assert out_of_range(small_graph(), random_images(4)) == {}
 
 
-def test_values_that_are_not_finite_are_the_networks_fault() -> None:
-    model = loud_graph()
+def test_rejects_values_that_are_not_finite() -> None:
+    model = graph_with_large_values()
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "inner.weight")
     weight.CopyFrom(numpy_helper.from_array(np.full((8, 8, 3, 3), 1e38, np.float32), "inner.weight"))
     with pytest.raises(ArtifactError, match="not finite"):
         out_of_range(model, random_images(2))
 
 
-def test_the_rounded_copy_rounds_each_result_once() -> None:
+def test_emulation_rounds_each_result_once() -> None:
     model = small_graph()
-    copy = rounded_to_float16(model)
+    copy = float16_emulation(model)
     session = open_session(with_outputs(copy, ["stem_out_rounded", "sum_rounded", "predict_boxes_out"]))
     plain = open_session(with_outputs(model, ["stem_out", "predict_boxes_out"]))
     for image in random_images(2):

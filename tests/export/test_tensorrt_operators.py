@@ -17,13 +17,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from yolopose.export.config import ShapeConfig
 from yolopose.export.graph import simplify
 from yolopose.export.int8.layers import find_body
 from yolopose.export.int8.quantize import make_plan, quantize, tensors_to_sample
 from yolopose.export.int8.ranges import collect_samples
 from yolopose.export.onnx_export import onnx_from_net
 from yolopose.export.precision import to_float16
-from yolopose.export.source import ShapeConfig
 from yolopose.model.sizes import SIZES, build
 from yolopose.runtime.contract import NmsInfo
 

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from yolopose.export.config import Target
 from yolopose.export.int8.layers import find_body
-from yolopose.export.int8.quantize import QuantizationPlan, Target, make_plan, tensors_to_sample
+from yolopose.export.int8.quantize import QuantizationPlan, make_plan, tensors_to_sample
 from yolopose.export.int8.ranges import collect_samples
 
 SIZE = 16

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from yolopose.export.config import TARGETS, Target
 from yolopose.export.graph import feed, open_session, prediction_convolutions
 from yolopose.export.int8.layers import Layer
-from yolopose.export.int8.quantize import TARGETS, QuantizedWeights, Target, quantize, quantize_weights
+from yolopose.export.int8.quantize import QuantizedWeights, quantize, quantize_weights
 from yolopose.export.int8.ranges import Samples, make_grid
 
 from .graphs import chain, random_images, small_graph, small_plan

@@ -1,7 +1,4 @@
-"""What is put behind a third_party network, in PyTorch: its rows to the outputs of an artifact.
-
-A third_party graph between our input and our outputs.
-"""
+"""Wrap a third-party graph: the contract's inputs in front, post-processing to the contract's outputs behind."""
 
 from __future__ import annotations
 
@@ -17,98 +14,40 @@ from yolopose.deploy.deployed import People, people_of, take
 from yolopose.deploy.nms import keep_best, select_candidates, suppress
 from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
 
+from ..config import ShapeConfig
 from ..graph import drop_unused_initializers
 from ..onnx_export import clean, export_module, name_dimensions
-from ..source import ShapeConfig
 from .layouts import Layout
 from .onnx_file import OnnxFile
 
-
-class Tail(nn.Module):
-    """The outputs that ``layout`` names, then the thresholds, to ``People``. NMS where the network has none.
-
-    Boxes are turned into corners for the C candidates and keypoints gathered for the M survivors only.
-    """
-
-    def __init__(self, layout: Layout, nms: NmsInfo) -> None:
-        super().__init__()
-        self.layout, self.nms = layout, nms
-
-    def forward(self, *inputs: Tensor) -> People:
-        *outputs, score_threshold, iou_threshold = inputs
-        layout = self.layout
-        all_boxes, between, points = self._parts(outputs)
-        first = layout.scores - 4
-        scores = between[:, first : first + layout.num_classes]  # (B, classes, N)
-        if layout.objectness is not None:
-            scores = scores * between[:, layout.objectness - 4, None]
-        best, labels_of_all = scores[:, 0], None
-        if layout.num_classes > 1:
-            best, labels_of_all = scores.max(dim=1)
-        elif layout.label is not None:
-            labels_of_all = between[:, layout.label - 4].to(torch.int64)
-        candidates = select_candidates(best, score_threshold, self.nms.candidates)
-        boxes = self._corners(take(all_boxes, candidates.anchors))
-        labels = torch.zeros_like(candidates.anchors)
-        if labels_of_all is not None:
-            labels = torch.gather(labels_of_all, 1, candidates.anchors)
-        if layout.nms_free:
-            people = keep_best(candidates, iou_threshold, self.nms)
-        else:
-            people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
-        anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
-        keypoints = take(points, anchors).unflatten(1, (layout.num_keypoints, 3)).permute(0, 3, 1, 2)  # (B, M, K, 3)
-        return people_of(candidates, people, boxes, labels, keypoints, self.nms)
-
-    def _parts(self, outputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Boxes (B, 4, N), what stands between, keypoints (B, 3K, N).
-
-        Split, not sliced: a slice before a gather is optimised away, and OpenVINO wants data and indices of one size.
-        A list of people may be empty, and nothing is gathered from nothing: it gets a row of zeros.
-        """
-        rows = [nn.functional.pad(output, (0, 0, 0, 1))[None] if output.dim() == 2 else output for output in outputs]
-        rows = [output.flatten(2) if output.dim() == 4 else output for output in rows]
-        whole = torch.cat(rows, dim=self.layout.features_axis) if len(rows) > 1 else rows[0]
-        features = whole if self.layout.features_axis == 1 else whole.transpose(1, 2)
-        sizes = [4, self.layout.keypoints - 4, 3 * self.layout.num_keypoints]
-        if (rest := features.shape[1] - sum(sizes)) > 0:
-            sizes.append(rest)
-        return torch.split(features, sizes, dim=1)[:3]
-
-    def _corners(self, boxes: Tensor) -> Tensor:
-        """(B, 4, C) xyxy."""
-        if self.layout.box == "xyxy":
-            return boxes
-        centre, half = boxes[:, :2], boxes[:, 2:] / 2
-        return torch.cat((centre - half, centre + half), dim=1)
+_PREFIX, _SOURCE = "yolopose/", "net."  # of names that yolopose adds, and of the third-party graph's names
 
 
-_PREFIX, _SOURCE = "yolopose/", "net."  # of our nodes and values, and of theirs
-
-
-def graft(source: OnnxFile, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> onnx.ModelProto:
-    """Inputs and outputs as the contract has them, without it. ``shape``: what of them is fixed."""
-    front = onnx.ModelProto()
-    front.CopyFrom(source.model)
-    front = compose.add_prefix(clean(front), _SOURCE)  # its names may be ours: images, scores, ...
-    _sums_for_expectations(front.graph)
-    _splits_before_gathers(front)
-    _enter(front.graph, f"{_SOURCE}{source.input}", layout, shape)
-    tail = _tail(source, layout, nms, shape.batch)
+def wrap(source: OnnxFile, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> onnx.ModelProto:
+    """The graph with the contract's inputs and outputs; the contract itself is not in it. shape: fixed dimensions."""
+    network = onnx.ModelProto()
+    network.CopyFrom(source.model)
+    network = compose.add_prefix(clean(network), _SOURCE)  # its names may equal ours: images, scores, ...
+    _replace_expectation_convolutions(network.graph)
+    _replace_slices_before_gathers(network)
+    _add_preprocessing(network.graph, f"{_SOURCE}{source.input}", layout, shape)
+    postprocessing = _postprocessing(source, layout, nms, shape.batch)
     pairs = [(f"{_SOURCE}{name}", f"{_PREFIX}output{i}") for i, name in enumerate(layout.outputs)]
-    front.ir_version = tail.ir_version = min(front.ir_version, tail.ir_version)
-    whole = compose.merge_models(front, tail, io_map=pairs, outputs=[f"{_PREFIX}{name}" for name in OUTPUT_NAMES])
+    network.ir_version = postprocessing.ir_version = min(network.ir_version, postprocessing.ir_version)
+    whole = compose.merge_models(
+        network, postprocessing, io_map=pairs, outputs=[f"{_PREFIX}{name}" for name in OUTPUT_NAMES]
+    )
     _rename(whole.graph, {f"{_PREFIX}{name}": name for name in (*INPUT_NAMES[1:], *OUTPUT_NAMES)})
     del whole.opset_import[:]
-    whole.opset_import.extend(tail.opset_import)
+    whole.opset_import.extend(postprocessing.opset_import)
     whole.graph.name, whole.producer_name, whole.producer_version = "graph", "yolopose", ""
     rows = {0: "batch"}
     name_dimensions(whole, {name: rows for name in (*INPUT_NAMES[1:], *OUTPUT_NAMES)})
     return clean(whole)
 
 
-def _enter(graph: onnx.GraphProto, name: str, layout: Layout, shape: ShapeConfig) -> None:
-    """uint8 NHWC BGR in, whatever the network wants behind three or four nodes."""
+def _add_preprocessing(graph: onnx.GraphProto, name: str, layout: Layout, shape: ShapeConfig) -> None:
+    """Make the input uint8 NHWC BGR, and compute the network's own input ``name`` from it by two to four nodes."""
     spec = layout.input
     steps = [
         helper.make_node("Cast", [INPUT_NAMES[0]], [f"{_PREFIX}float"], to=TensorProto.FLOAT),
@@ -135,9 +74,12 @@ def _enter(graph: onnx.GraphProto, name: str, layout: Layout, shape: ShapeConfig
     graph.input.append(entry)
 
 
-def _sums_for_expectations(graph: onnx.GraphProto) -> None:
-    """Ultralytics' boxes are expectations over 16 distances, written as a convolution with fixed weights 0, 1, 2, ...
-    As a sum they are no prediction convolution, so that what they come from is found to be one."""
+def _replace_expectation_convolutions(graph: onnx.GraphProto) -> None:
+    """Replace convolutions with the fixed weights 0, 1, 2, ... by a weighted sum.
+
+    Ultralytics writes the expectation over 16 box distances that way. Without that convolution behind them, the
+    network's last convolutions are found to be its prediction convolutions.
+    """
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -159,9 +101,11 @@ def _sums_for_expectations(graph: onnx.GraphProto) -> None:
     drop_unused_initializers(graph)
 
 
-def _splits_before_gathers(model: onnx.ModelProto) -> None:
-    """OpenVINO drops a Slice from 0 on before GatherElements, and then refuses what is left (2026.4): as one part of a
-    Split it stays."""
+def _replace_slices_before_gathers(model: onnx.ModelProto) -> None:
+    """Replace a Slice from 0 before GatherElements by a Split.
+
+    OpenVINO 2026.4 removes such a Slice, and then refuses the graph.
+    """
     graph = model.graph
     inferred = shape_inference.infer_shapes(model).graph
     sizes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in inferred.value_info}
@@ -189,7 +133,10 @@ def _splits_before_gathers(model: onnx.ModelProto) -> None:
 
 
 def _reverse_first_convolutions(graph: onnx.GraphProto, name: str) -> bool:
-    """Let an RGB network take BGR by its own weights, at no cost: where all that reads the image are convolutions."""
+    """Swap the input channels of the first convolutions, so that an RGB network takes BGR at no cost.
+
+    Returns False, and changes nothing, where anything but a convolution with weights of its own reads the image.
+    """
     readers = [node for node in graph.node if name in node.input]
     weights = {tensor.name: tensor for tensor in graph.initializer}
     firsts = [weights.get(node.input[1]) for node in readers if node.op_type == "Conv"]
@@ -205,27 +152,27 @@ def _reverse_first_convolutions(graph: onnx.GraphProto, name: str) -> bool:
     return True
 
 
-def _tail(source: OnnxFile, layout: Layout, nms: NmsInfo, batch: int | None) -> onnx.ModelProto:
-    """``Tail`` as ONNX, every name of it with our prefix."""
-    rows = batch or 2  # 2: an example of 1 would be taken for a fixed 1
+def _postprocessing(source: OnnxFile, layout: Layout, nms: NmsInfo, batch: int | None) -> onnx.ModelProto:
+    """``Postprocessing`` as ONNX, all names with our prefix."""
+    rows = batch or 2  # the exporter would take an example of 1 for a fixed 1
     Dim = torch.export.Dim
     inputs: list[torch.Tensor] = []
     axes: list[dict[int, Any]] = []
     count = Dim("count", min=1)
     for name in layout.outputs:
         shape = source.shapes[name]
-        listed = len(shape) == 2  # one list of people, without a batch
-        axis = 0 if listed else 2 if layout.features_axis == 1 else 1
-        example = [*shape] if listed else [rows, *shape[1:]]
+        is_list = len(shape) == 2  # one list of people, without a batch
+        axis = 0 if is_list else 2 if layout.features_axis == 1 else 1
+        example = [*shape] if is_list else [rows, *shape[1:]]
         example[axis] = max(example[axis], 3)
         inputs.append(torch.zeros(example))
-        axes.append({axis: count} | ({} if listed or batch is not None else {0: Dim("batch", min=1)}))
+        axes.append({axis: count} | ({} if is_list or batch is not None else {0: Dim("batch", min=1)}))
     for default in (nms.score_threshold, nms.iou_threshold):
         inputs.append(torch.full((rows, 1), default))
         axes.append({} if batch is not None else {0: Dim("batch", min=1)})
     names = [f"output{i}" for i in range(len(layout.outputs))]
     shapes: Any = (tuple(axes),)  # one parameter, *inputs
-    model = export_module(Tail(layout, nms), tuple(inputs), (*names, *INPUT_NAMES[1:]), OUTPUT_NAMES, shapes)
+    model = export_module(Postprocessing(layout, nms), tuple(inputs), (*names, *INPUT_NAMES[1:]), OUTPUT_NAMES, shapes)
     return compose.add_prefix(model, _PREFIX)
 
 
@@ -236,3 +183,64 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
         for values in (node.input, node.output):
             for i, name in enumerate(values):
                 values[i] = names.get(name, name)
+
+
+class Postprocessing(nn.Module):
+    """From the outputs that ``layout`` names to ``People``, with NMS where the network has none.
+
+    Converts boxes to corners for the C candidates only, and gathers keypoints for the M people only.
+    """
+
+    def __init__(self, layout: Layout, nms: NmsInfo) -> None:
+        super().__init__()
+        self.layout, self.nms = layout, nms
+
+    def forward(self, *inputs: Tensor) -> People:
+        """inputs: the outputs of the network, then score and IoU threshold, each (B, 1)."""
+        *outputs, score_threshold, iou_threshold = inputs
+        layout = self.layout
+        all_boxes, between, points = self._parts(outputs)
+        first = layout.scores - 4
+        scores = between[:, first : first + layout.num_classes]  # (B, classes, N)
+        if layout.objectness is not None:
+            scores = scores * between[:, layout.objectness - 4, None]
+        best, all_labels = scores[:, 0], None
+        if layout.num_classes > 1:
+            best, all_labels = scores.max(dim=1)
+        elif layout.label is not None:
+            all_labels = between[:, layout.label - 4].to(torch.int64)
+        candidates = select_candidates(best, score_threshold, self.nms.candidates)
+        boxes = self._corners(take(all_boxes, candidates.anchors))
+        labels = torch.zeros_like(candidates.anchors)
+        if all_labels is not None:
+            labels = torch.gather(all_labels, 1, candidates.anchors)
+        if layout.nms_free:
+            people = keep_best(candidates, iou_threshold, self.nms)
+        else:
+            people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
+        anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
+        flat = take(points, anchors)  # (B, 3K, M)
+        keypoints = torch.unflatten(flat, 1, (layout.num_keypoints, 3)).permute(0, 3, 1, 2)  # (B, M, K, 3)
+        return people_of(candidates, people, boxes, labels, keypoints, self.nms)
+
+    def _parts(self, outputs: list[Tensor]) -> tuple[Tensor, ...]:
+        """Boxes (B, 4, N), the columns between boxes and keypoints (B, F - 4 - 3K, N), keypoints (B, 3K, N).
+
+        Uses split: OpenVINO removes a slice before a gather, and then refuses data and indices of different sizes.
+        An empty list of people gets a row of zeros, because gather needs at least one.
+        """
+        rows = [nn.functional.pad(output, (0, 0, 0, 1))[None] if output.dim() == 2 else output for output in outputs]
+        rows = [output.flatten(2) if output.dim() == 4 else output for output in rows]
+        whole = torch.cat(rows, dim=self.layout.features_axis) if len(rows) > 1 else rows[0]
+        features = whole if self.layout.features_axis == 1 else whole.transpose(1, 2)
+        sizes = [4, self.layout.keypoints - 4, 3 * self.layout.num_keypoints]
+        if (rest := features.shape[1] - sum(sizes)) > 0:
+            sizes.append(rest)
+        return torch.split(features, sizes, dim=1)[:3]
+
+    def _corners(self, boxes: Tensor) -> Tensor:
+        """(B, 4, C) boxes of the layout -> (B, 4, C) xyxy."""
+        if self.layout.box == "xyxy":
+            return boxes
+        center, half = boxes[:, :2], boxes[:, 2:] / 2
+        return torch.cat((center - half, center + half), dim=1)

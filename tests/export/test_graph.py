@@ -1,8 +1,9 @@
-"""Simplification that never harms, and the contract that goes inside."""
+"""Simplification keeps results and interface, and the contract is embedded for its graph only."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from yolopose.runtime.backends.fake import fake_contract
 
 
 def graph() -> onnx.ModelProto:
-    """images -> mean per image, plus a threshold; an Identity is there to be removed."""
+    """images -> mean per image, plus the thresholds; with an Identity for simplification to remove."""
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("Identity", ["pixels"], ["same"]),
@@ -43,7 +44,7 @@ def run(model: onnx.ModelProto) -> np.ndarray:
     return session.run(None, {"images": images, "score_threshold": half, "iou_threshold": half})[0]
 
 
-def test_simplify_removes_what_does_nothing() -> None:
+def test_simplify_removes_an_identity() -> None:
     model = graph()
     simplified, sentence = simplify(model)
     assert "Identity" not in {node.op_type for node in simplified.graph.node}
@@ -56,7 +57,7 @@ def test_simplify_removes_what_does_nothing() -> None:
     ]
 
 
-def test_simplify_keeps_the_graph_when_the_tool_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simplify_keeps_the_graph_when_onnxsim_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     model = graph()
 
     def crash(_: onnx.ModelProto) -> None:
@@ -74,15 +75,13 @@ def test_simplify_keeps_the_graph_when_the_tool_goes_wrong(monkeypatch: pytest.M
         changed.graph.node[-1].op_type = "Sub"
         return changed, True
 
-    def cases() -> list[tuple[object, str]]:
-        return [
-            (crash, "no idea"),
-            (lambda given: (given, False), "own check"),
-            (freeze_batch, "inputs or outputs"),
-            (change_result, "changed the results"),
-        ]
-
-    for tool, reason in cases():
+    cases = [
+        (crash, "no idea"),
+        (lambda given: (given, False), "own check"),
+        (freeze_batch, "inputs or outputs"),
+        (change_result, "changed the results"),
+    ]
+    for tool, reason in cases:
         monkeypatch.setitem(sys.modules, "onnxsim", SimpleNamespace(simplify=tool))
         result, sentence = simplify(model)
         assert result is model
@@ -92,9 +91,7 @@ def test_simplify_keeps_the_graph_when_the_tool_goes_wrong(monkeypatch: pytest.M
     assert simplify(model)[0] is model
 
 
-def test_contract_is_embedded_for_this_graph_alone() -> None:
-    from dataclasses import replace
-
+def test_contract_is_embedded_for_its_own_graph_only() -> None:
     model = graph()
     contract = fake_contract()
     with pytest.raises(ValueError, match="contract is for graph"):
