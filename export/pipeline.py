@@ -38,7 +38,7 @@ from yolopose.runtime.skeleton import Skeleton
 from .config import LIMIT, ExportConfig, ShapeConfig, output_path
 from .graph import embed_contract, graph_sha256, letterboxed, simplify
 from .int8.build import CALIBRATION, Shares, kept_layers, share_out, to_int8, write_sensitivity
-from .int8.search import Found, shortfall
+from .int8.search import SearchResult, shortfall
 from .onnx_import.source import source_from_onnx
 from .precision import float16_emulation, out_of_range, to_float16
 from .source import Source, input_info, source_from_net
@@ -82,7 +82,7 @@ class Export:
     model: onnx.ModelProto = field(default_factory=onnx.ModelProto)
     precision: PrecisionInfo = field(default_factory=PrecisionInfo)
     fp16_emulation: onnx.ModelProto | None = None
-    search: Found | None = None
+    search: SearchResult | None = None
     steps: list[str] = field(default_factory=list)
 
     def step(self, sentence: str) -> None:

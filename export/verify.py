@@ -152,14 +152,6 @@ def _finite(people: PoseResult, i: int) -> bool:
     return bool(np.isfinite(people.keypoints[i]).all() and np.isfinite(people.keypoint_scores[i]).all())
 
 
-def _oks(expected: PoseResult, i: int, actual: PoseResult, j: int, sigmas: np.ndarray) -> float:
-    """OKS of a pair, see ``compare_people``."""
-    x1, y1, x2, y2 = expected.boxes[i]
-    truth = np.concatenate([expected.keypoints[i], np.full((len(sigmas), 1), 2.0)], axis=1)
-    area = np.array([AREA_OF_BOX * max(float((x2 - x1) * (y2 - y1)), 1.0)])
-    return float(oks_matrix(actual.keypoints[j][None], truth[None], area, sigmas)[0, 0])
-
-
 @dataclass(frozen=True)
 class Verification:
     """Verdict of the accuracy gate.
