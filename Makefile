@@ -75,7 +75,7 @@ fix: $(READY)
 bench-nms: $(READY)
 	$(BIN)/python -m yolopose.benchmarks.studies.nms --weights $(WEIGHTS) --images $(IMAGES)
 
-# Runtime over bare session, and normalisation, decode and NMS over the bare network, at 640: one thread, then two.
+# Runtime over bare session, and normalization, decode and NMS over the bare network, at 640: one thread, then two.
 bench-overhead: $(READY)
 	$(BIN)/yolopose-export --weights $(WEIGHTS) --output demo/overhead.onnx --imgsz 640
 	$(BIN)/yolopose-bench demo/overhead.onnx --reference $(WEIGHTS) --imgsz 640 --threads 1

@@ -35,13 +35,13 @@ REPLACED = {
     r"\bthe house\b": "repository layout",
     r"nothing to lose": "the reference AP is too low to measure a drop",
     r"higher builds longer|to time a layer": "optimization level, max tactics",
-    r"\bsigned\(": "bootstrap_sample",
+    r"(?<!def )\bsigned\(": "bootstrap_sample",
     r"\bheed(s|ed)?\b|\bnobody has to remember\b": "plain words",
     r"recognis|normalis|optimis|initialis|quantis|organis|serialis|summaris|generalis|minimis|maximis": "-iz-",
     r"colour|neighbour|behaviour|favour": "-or",
     r"labell": "labeled, labeling",
     r"\bcentre(s|d)?\b": "center",
-    r"(?<!weights_)licence": "license",
+    r"(?<!weights_)licence(?!_)": "license",
     r"\bgrey\b": "gray",
 }
 SUFFIXES = {".py", ".md", ".toml", ".yml", ".txt", ""}

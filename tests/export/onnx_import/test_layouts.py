@@ -1,4 +1,4 @@
-"""Recognition of layouts: what each layout needs, and what files without one are told."""
+"""Recognition of layouts: what each layout needs, and the message for files without one."""
 
 from __future__ import annotations
 

@@ -116,11 +116,11 @@ def test_rejects_a_plan_with_other_outputs(gpu: SimulatedGpu, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tensorrt": 10}, "engine.tensorrt: must be a text"),
+        ({"tensorrt": 10}, "engine.tensorrt: must be a string"),
         ({"gpu": {"name": "x", "compute_capability": "new"}}, "engine.gpu.compute_capability: must be like 8.7"),
         ({"plan_sha256": "x"}, "engine.plan_sha256"),
         ({"version_compatible": None}, "engine.version_compatible"),
-        ({"machine": 1}, "engine.machine: must be a text"),
+        ({"machine": 1}, "engine.machine: must be a string"),
     ],
 )
 def test_rejects_a_damaged_fingerprint(plan: Path, change: dict[str, Any], message: str) -> None:
