@@ -189,10 +189,11 @@ def _summary(document: dict[str, Any], folder: Path | None) -> str:
     images, failed = document["images"], document["failed"]
     people = sum(len(image["people"]) for image in images)
     latencies = sorted(image["latency_ms"] for image in images)
-    median = f", median {latencies[len(latencies) // 2]:.1f} ms an image" if latencies else ""
+    median = f", median {latencies[len(latencies) // 2]:.1f} ms an image" if len(latencies) > 1 else ""
+    latency = f", {latencies[0]:.1f} ms" if len(latencies) == 1 else median
     backend = f"{document['backend']['name']} {document['backend']['version']} on {document['device']}"
     found = f"{people} {'person' if people == 1 else 'people'} in {_images(len(images))}"
-    lines = [f"{found}{median} ({backend})"]
+    lines = [f"{found}{latency} ({backend})"]
     for note in sorted({note for image in images for note in image["notes"]}):
         lines.append(f"{note} in {_images(sum(note in image['notes'] for image in images))}")
     if failed:

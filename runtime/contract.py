@@ -277,7 +277,7 @@ def read_contract(path: str | Path) -> Contract:
     """The contract inside an .onnx, or beside an .engine or .trt as `<file name>.json`.
 
     For .onnx the hash of the graph is verified, and the operator set, which gives the nodes their meaning.
-    Raises ArtifactError (absent, truncated, not ours or changed), ContractMissing, ContractInvalid, ContractTooNew;
+    Raises ArtifactError (absent, truncated, changed, or not exported by yolopose), ContractMissing, ContractInvalid, ContractTooNew;
     ValueError for another suffix.
     """
     path = Path(path)
