@@ -1,4 +1,4 @@
-"""Pickles written opcode by opcode, and the files that may hold them."""
+"""Pickles written opcode by opcode, and files that contain them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START = b"\x80\x02"  # protocol 2
 
 
 class Invented(ModuleType):
-    """A module that has every class one asks for: enough to unpickle, change and pickle a network in a test."""
+    """A module with a class for every name: enough to unpickle, change and pickle a network in a test."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -44,7 +44,7 @@ def numbers(*values: int) -> bytes:
 
 
 def tensor(shape: tuple[int, ...], stride: tuple[int, ...], stored: int = 1) -> bytes:
-    """A tensor as it claims to be, in the storage "0" of ``stored`` float32 values."""
+    """A tensor of any declared shape in the storage "0" of ``stored`` float32 values."""
     storage = b"(" + text("storage") + name("torch", "FloatStorage") + text("0") + text("cpu") + number(stored) + b"tQ"
     description = storage + number(0) + numbers(*shape) + numbers(*stride) + b"\x89N"
     return name("torch._utils", "_rebuild_tensor_v2") + b"(" + description + b"tR"
@@ -55,7 +55,7 @@ def dictionary(items: Mapping[str, bytes]) -> bytes:
 
 
 def zipped(payload: bytes, path: Path, storage: bytes = bytes(4)) -> Path:
-    """What torch.save writes, with one storage."""
+    """An archive as torch.save writes it, with one storage."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", payload)
         file.writestr("archive/version", "3\n")
@@ -64,14 +64,14 @@ def zipped(payload: bytes, path: Path, storage: bytes = bytes(4)) -> Path:
 
 
 def streamed(payload: bytes, path: Path, rest: bytes = pickle.dumps([])) -> Path:
-    """What PyTorch before 1.6 wrote: ``rest`` is the list of storages and their values."""
+    """A stream as PyTorch before 1.6 wrote it; ``rest``: the list of storages, then their values."""
     parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
     path.write_bytes(b"".join(pickle.dumps(part, 2) for part in parts) + payload + rest)
     return path
 
 
 def containers(payload: bytes, folder: Path) -> list[Path]:
-    """The payload as a naked pickle, in the zip archive, and in the older stream."""
-    naked = folder / "naked.pt"
-    naked.write_bytes(payload if payload.startswith(b"\x80") else START + payload)
-    return [naked, zipped(payload, folder / "zip.pt"), streamed(payload, folder / "stream.pt")]
+    """The payload as a plain pickle file, in the zip archive, and in the older stream."""
+    plain = folder / "plain.pt"
+    plain.write_bytes(payload if payload.startswith(b"\x80") else START + payload)
+    return [plain, zipped(payload, folder / "zip.pt"), streamed(payload, folder / "stream.pt")]

@@ -1,7 +1,8 @@
-"""Pickled networks of edgeai-yolov5 and yolov7 other than the published ones, made by editing real files."""
+"""Pickled networks: edited files of edgeai-yolov5 and yolov7, and modules that contain each other."""
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,12 @@ import torch
 from torch import nn
 
 import yolopose
+from yolopose.checkpoints.archive import Document
+from yolopose.checkpoints.pickle_machine import unpickle
+from yolopose.checkpoints.pickled import modules_of
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 
-from .pickles import Invented
+from .pickles import START, Invented, dictionary, name, text
 
 PLAIN = "edgeai_yolov5_s6_pose_narrow.pt"
 LITE = "edgeai_yolov5_s6_pose_ti_lite_narrow.pt"
@@ -23,8 +27,8 @@ W6 = "yolov7_w6_pose_narrow.pt"
 
 @pytest.fixture(autouse=True)
 def invented_repository(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("models", "models.common", "models.yolo"):
-        monkeypatch.setitem(sys.modules, name, Invented(name))
+    for package in ("models", "models.common", "models.yolo"):
+        monkeypatch.setitem(sys.modules, package, Invented(package))
     return
 
 
@@ -37,7 +41,7 @@ def layers(document: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", [PLAIN, LITE, W6])
-def test_five_keypoints_two_classes_two_anchors(name: str, checkpoints: Path, tmp_path: Path) -> None:
+def test_other_numbers_of_keypoints_classes_and_anchors(name: str, checkpoints: Path, tmp_path: Path) -> None:
     document = stored(checkpoints / name)
     head = layers(document)[-1]
     head.nkpt, head.nc, document["model"].names = 5, 2, ["person", "dog"]
@@ -64,7 +68,7 @@ def test_five_keypoints_two_classes_two_anchors(name: str, checkpoints: Path, tm
     assert predictions.scores.shape == (1, 2 * 85, 2)
 
 
-def test_averaged_network_is_preferred(checkpoints: Path, tmp_path: Path) -> None:
+def test_averaged_network_is_used(checkpoints: Path, tmp_path: Path) -> None:
     document, average = stored(checkpoints / PLAIN), stored(checkpoints / PLAIN)["model"]
     average.model[1].conv.weight.data.fill_(0.25)
     document["ema"] = average
@@ -83,7 +87,7 @@ def test_focus_without_contract_has_the_other_order(checkpoints: Path, tmp_path:
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
-def test_older_stream_holds_pickled_networks_too(checkpoints: Path, tmp_path: Path) -> None:
+def test_older_stream_gives_the_same_network(checkpoints: Path, tmp_path: Path) -> None:
     torch.save(stored(checkpoints / W6), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     old, new = yolopose.load(tmp_path / "old.pt"), yolopose.load(checkpoints / W6)
     assert old.config == new.config
@@ -142,20 +146,20 @@ def spoil_modules(document: dict[str, Any]) -> None:
     ("change", "message"),
     [
         (change_epsilon, r"model\.1\.bn has epsilon 1e-05"),
-        (change_layer, "layer 1 is C3 of -1"),
-        (change_source, r"layer 14 is Concat of \[-1, 6\]"),
-        (drop_layer, "a network of 33 layers"),
+        (change_layer, "layer 1 is C3 with input -1"),
+        (change_source, r"layer 14 is Concat with input \[-1, 6\]"),
+        (drop_layer, "the network has 33 layers"),
         (change_activation, "Hardswish"),
         (mix_activations, "'ReLU', 'SiLU'"),
-        (change_shortcut, "layer 15 adds its input"),
-        (change_pools, r"\[3, 5, 13\]"),
-        (drop_width, "carries no width_multiple"),
+        (change_shortcut, "a block of layer 15 adds its input"),
+        (change_pools, r"pooling windows \[3, 5, 13\] are not supported"),
+        (drop_width, "the model description has no valid width_multiple"),
         (drop_anchors, "lacks its anchors"),
         (change_width, "in the file"),
         (spoil_modules, "damaged"),
     ],
 )
-def test_unlike_the_published_network(change: Any, message: str, checkpoints: Path, tmp_path: Path) -> None:
+def test_rejects_other_networks(change: Any, message: str, checkpoints: Path, tmp_path: Path) -> None:
     document = stored(checkpoints / PLAIN)
     change(document)
     torch.save(document, tmp_path / "changed.pt")
@@ -164,8 +168,8 @@ def test_unlike_the_published_network(change: Any, message: str, checkpoints: Pa
 
 
 @pytest.mark.parametrize(("kind", "channels"), [("ia", 3), ("im", 1), ("im", 1000)])
-def test_implicit_vectors_must_fit(kind: str, channels: int, checkpoints: Path, tmp_path: Path) -> None:
-    """One that is broadcast would give other numbers, or a product as large as its author likes."""
+def test_rejects_implicit_vectors_that_do_not_fit(kind: str, channels: int, checkpoints: Path, tmp_path: Path) -> None:
+    """A vector that broadcasts would give other values, or a product of any size."""
     document = stored(checkpoints / W6)
     getattr(layers(document)[118], kind)[2].implicit = nn.Parameter(torch.zeros(1, channels, 1, 1))
     torch.save(document, tmp_path / "changed.pt")
@@ -173,9 +177,25 @@ def test_implicit_vectors_must_fit(kind: str, channels: int, checkpoints: Path, 
         yolopose.load(tmp_path / "changed.pt")
 
 
-def test_detector_without_keypoints_is_unknown(checkpoints: Path, tmp_path: Path) -> None:
+def test_rejects_a_detector_without_keypoints(checkpoints: Path, tmp_path: Path) -> None:
     document = stored(checkpoints / PLAIN)
     del layers(document)[33].m_kpt
     torch.save(document, tmp_path / "detector.pt")
     with pytest.raises(UnknownCheckpoint, match="with a Model network"):
         yolopose.load(tmp_path / "detector.pt")
+
+
+def module(children: bytes) -> bytes:
+    return name("models.yolo", "Model") + b")\x81}" + text("_modules") + children + b"sb"
+
+
+def test_rejects_modules_without_end() -> None:
+    """Twenty levels, each containing the next one twice; and a module that contains itself."""
+    document = Document(Path("nowhere"), None, {}, "")
+    network = module(b"}") + b"q\x00"
+    for _ in range(20):
+        network += b"0" + module(dictionary({"a": b"h\x00", "b": b"h\x00"})) + b"q\x00"
+    ring = name("models.yolo", "Model") + b")\x81q\x00}" + text("_modules") + dictionary({"a": b"h\x00"}) + b"sb"
+    for payload in (network, ring):
+        with pytest.raises(CheckpointError, match="network is damaged at"):
+            modules_of(unpickle(io.BytesIO(START + payload + b"."), "here"), document)

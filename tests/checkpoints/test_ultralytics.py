@@ -1,4 +1,4 @@
-"""Ultralytics' checkpoints: its own small ones, and those edited as a training or another version would have them."""
+"""Checkpoints of Ultralytics: small ones written by it, and edited ones as training or other versions write them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Change = Callable[[dict[str, Any], Any], None]
 
 @pytest.fixture
 def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Change], Path]:
-    """The file, after ``change(document, layers)``; classes of Ultralytics are invented for the time of it."""
+    """A function that edits a file by ``change(document, layers)``, with placeholders for Ultralytics' classes."""
 
     def edit(name: str, change: Change) -> Path:
         with monkeypatch.context() as patch:
@@ -55,7 +55,7 @@ def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Ch
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_forward_pass_is_that_of_ultralytics(name: str, tmp_path: Path) -> None:
+def test_forward_pass_equals_ultralytics(name: str, tmp_path: Path) -> None:
     pixels, scores = forward_deviation(unpacked(f"{name}.pt", tmp_path), frames()[0], raw_of(name))
     assert pixels <= 1e-3
     assert scores <= 1e-5
@@ -86,10 +86,10 @@ def test_facts_come_from_the_file(name: str, head: DistanceSettings, tmp_path: P
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saved_as_ours_it_is_the_same_network(name: str, tmp_path: Path) -> None:
+def test_yolopose_checkpoint_of_it_is_the_same_network(name: str, tmp_path: Path) -> None:
     net = yolopose.load(unpacked(f"{name}.pt", tmp_path))
-    yolopose.save(net, tmp_path / "ours.pt")
-    again = yolopose.load(tmp_path / "ours.pt")
+    yolopose.save(net, tmp_path / "own.pt")
+    again = yolopose.load(tmp_path / "own.pt")
     assert again.config == net.config
     assert again.weights_licence == net.weights_licence
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_saved_as_ours_it_is_the_same_network(name: str, tmp_path: Path) -> None
             assert torch.equal(a, b)
 
 
-def test_the_averaged_network_and_what_training_wrote_is_read(edited: Callable[[str, Change], Path]) -> None:
+def test_reads_the_averaged_network_and_training_settings(edited: Callable[[str, Change], Path]) -> None:
     def change(document: dict[str, Any], layers: Any) -> None:
         document["ema"], document["model"] = document["model"], None
         document["train_args"] = {"imgsz": 300, "data": PurePosixPath("data/athletes.yaml")}
@@ -128,7 +128,7 @@ def test_other_keypoints_and_classes(edited: Callable[[str, Change], Path]) -> N
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_a_head_that_lost_its_one_to_one_branch_needs_nms(gone: bool, edited: Callable[[str, Change], Path]) -> None:
+def test_head_without_one_to_one_branch_needs_nms(gone: bool, edited: Callable[[str, Change], Path]) -> None:
     def change(document: dict[str, Any], layers: Any) -> None:
         for name in [name for name in layers[-1]._modules if name.startswith("one2one_")]:
             layers[-1]._modules[name] = None
@@ -180,7 +180,7 @@ def _activation(module: nn.Module) -> Change:
 
 
 def _fused(document: dict[str, Any], layers: Any) -> None:
-    """As their ``fuse`` leaves it: without batch norm, ``forward`` another method of the object."""
+    """The state after Ultralytics' ``fuse``: no batch norm, and ``forward`` is another method of the object."""
     for module in layers.modules():
         if module._modules.pop("bn", None) is not None:
             type(module).forward_fuse = nn.Module.forward
@@ -192,27 +192,42 @@ def _bins(document: dict[str, Any], layers: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "error", "said"),
+    ("name", "change", "error", "message"),
     [
-        (V8, _renamed("2", "A2C2f"), CheckpointError, "layer 2 is A2C2f; of Ultralytics' networks those of YOLOv8"),
+        (V8, _renamed("2", "A2C2f"), CheckpointError, "layer 2 is A2C2f; supported are the layers of YOLOv8, YOLO11"),
         (V8, _renamed("22", "Detect"), UnknownCheckpoint, "for PoseModel ending in Detect, not for poses"),
         (V8, _set("22", kpt_shape=[17, 2]), UnknownCheckpoint, r"its keypoints are \[17, 2\], without visibility"),
         (V8, _set("22", kpt_shape="many"), CheckpointError, "lacks its keypoints or classes"),
         (V8, _set("22", f=[15, 18, 99]), CheckpointError, "layers do not fit each other: the head takes the output"),
-        (V8, _set("22", f=[18, 15, 21]), CheckpointError, "finest first is wanted"),
-        (V8, _set("22", f=15), CheckpointError, "the head takes 15, which are no layers"),
-        (V8, _set("22", reg_max=8), CheckpointError, "not of four distances"),
-        (V8, _set("22", stride=torch.tensor([4.0, 8.0, 16.0])), CheckpointError, "other strides than its layers give"),
+        (V8, _set("22", f=[18, 15, 21]), CheckpointError, "levels must be ordered finest first"),
+        (V8, _set("22", f=15), CheckpointError, "the head takes 15, which is no list of layers"),
+        (V8, _set("22", reg_max=8), CheckpointError, "64 box channels are not four distances of reg_max bins"),
+        (
+            V8,
+            _set("22", stride=torch.tensor([4.0, 8.0, 16.0])),
+            CheckpointError,
+            "the strides of the head differ from those of its layers",
+        ),
         (V8, _bins, CheckpointError, "bins of a distance are not 0 to 15"),
-        (V8, _fused, CheckpointError, "batch norm is folded into its convolutions already"),
+        (V8, _fused, CheckpointError, "batch norm is already folded into the convolutions"),
         (V8, _activation(nn.ReLU()), CheckpointError, "activation model.0.act is ReLU; SiLU is supported"),
-        (V8, _set("11", f=[-1, 60]), CheckpointError, "which are no layers before it"),
+        (V8, _set("11", f=[-1, 60]), CheckpointError, "inputs must be earlier layers"),
         (V8, _set("11", f=[-1, 2]), CheckpointError, "joins maps of strides"),
-        (V8, _set("11", d=2), CheckpointError, "joins maps along 2"),
-        (V8, _set("10", mode="bilinear"), CheckpointError, "enlarges maps other than twice"),
+        (V8, _set("11", d=2), CheckpointError, "concatenates along axis 2; axis 1 is supported"),
+        (V8, _set("10", mode="bilinear"), CheckpointError, "layer 10 upsamples; only factor 2, nearest, is supported"),
         (V8, _set("9", n=2), CheckpointError, "pools 2 times over 5"),
-        (V8, _set("1.conv", dilation=(2, 2)), CheckpointError, "model.1.conv is dilated"),
-        (V8, _set("4.cv1.conv", stride=(2, 2)), CheckpointError, "model.4.cv1.conv is dilated"),
+        (
+            V8,
+            _set("1.conv", dilation=(2, 2)),
+            CheckpointError,
+            "dilation, stride or padding of convolution model.1.conv is not",
+        ),
+        (
+            V8,
+            _set("4.cv1.conv", stride=(2, 2)),
+            CheckpointError,
+            "dilation, stride or padding of convolution model.4.cv1.conv is not",
+        ),
         (V8, _set("1.bn", eps=1e-5), CheckpointError, "has epsilon 1e-05; 0.001 is supported"),
         (
             V8,
@@ -222,12 +237,32 @@ def _bins(document: dict[str, Any], layers: Any) -> None:
         ),
         (V8, _deleted("22.cv4.0.1"), CheckpointError, "do not fit the network that they describe"),
         (V11, _set("10.m.0.attn", num_heads=2), CheckpointError, "has 2 heads, "),
-        (V11, _set("10.m.0.attn", scale=1.0), CheckpointError, "scaled by 1.0"),
+        (V11, _set("10.m.0.attn", scale=1.0), CheckpointError, "and scale 1.0"),
         (V11, _set("10.m.0.attn", num_heads=1 << 50), CheckpointError, "heads, "),
-        (V11, _renamed("4.m.0", "Bottleneck_SimAM"), CheckpointError, "model.4.m.0 is Bottleneck_SimAM, which is not"),
-        (V8, _renamed("4.cv1", "ConvSimAM"), CheckpointError, "model.4.cv1 is ConvSimAM, which is not known in C2f"),
-        (V8, _renamed("4.cv1.bn", "SyncBatchNorm"), CheckpointError, "model.4.cv1.bn is SyncBatchNorm, which is not"),
-        (V8, _added("22.cv2.0", nn.Dropout()), CheckpointError, "model.22.cv2.0.9 is Dropout, which is not known in"),
+        (
+            V11,
+            _renamed("4.m.0", "Bottleneck_SimAM"),
+            CheckpointError,
+            "model.4.m.0 is Bottleneck_SimAM, which is not supported in ModuleList",
+        ),
+        (
+            V8,
+            _renamed("4.cv1", "ConvSimAM"),
+            CheckpointError,
+            "model.4.cv1 is ConvSimAM, which is not supported in C2f",
+        ),
+        (
+            V8,
+            _renamed("4.cv1.bn", "SyncBatchNorm"),
+            CheckpointError,
+            "model.4.cv1.bn is SyncBatchNorm, which is not supported",
+        ),
+        (
+            V8,
+            _added("22.cv2.0", nn.Dropout()),
+            CheckpointError,
+            "model.22.cv2.0.9 is Dropout, which is not supported in",
+        ),
         (V8, _set("9.m", dilation=2), CheckpointError, "pools 3 times over 5"),
         (V8, _set("9.m", ceil_mode=True), CheckpointError, "pools 3 times over 5"),
         (V8, _set("4.m.0", add=None), CheckpointError, "does not say if it adds its input"),
@@ -235,10 +270,10 @@ def _bins(document: dict[str, Any], layers: Any) -> None:
         (V26, _deleted("23.one2one_cv4_kpts"), CheckpointError, "do not fit the network that they describe"),
     ],
 )
-def test_networks_that_are_not_read(
-    name: str, change: Change, error: type[Exception], said: str, edited: Callable[[str, Change], Path]
+def test_rejects_unsupported_networks(
+    name: str, change: Change, error: type[Exception], message: str, edited: Callable[[str, Change], Path]
 ) -> None:
-    with pytest.raises(error, match=said) as caught:
+    with pytest.raises(error, match=message) as caught:
         yolopose.load(edited(name, change))
     assert re.search(r"edited-yolo\w+-pose\.pt", str(caught.value))
 
@@ -264,13 +299,13 @@ def _nested(depth: int) -> Any:
     [_set("4.m.0", add=_nested(60)), _set("1.conv", kernel_size=(_nested(60), _nested(60))),
      _set("9.m", kernel_size=_nested(60)), _set("11", d=_nested(60)), _set("22", kpt_shape=[_nested(60), 3])],
 )  # fmt: skip
-def test_values_that_take_for_ever_to_hash_or_compare(change: Change, edited: Callable[[str, Change], Path]) -> None:
+def test_rejects_values_that_take_forever_to_compare(change: Change, edited: Callable[[str, Change], Path]) -> None:
     with pytest.raises(CheckpointError):
         yolopose.load(edited(V8, change))
 
 
-def test_a_head_without_the_coarsest_level(edited: Callable[[str, Change], Path]) -> None:
-    """Its sizes are multiples of 32 all the same: the layers that it does not look at need whole cells."""
+def test_head_without_the_coarsest_level(edited: Callable[[str, Change], Path]) -> None:
+    """Image sizes are multiples of 32 nevertheless: layers that the head does not use need whole cells too."""
 
     def change(document: dict[str, Any], layers: Any) -> None:
         head = layers[-1]
@@ -284,7 +319,7 @@ def test_a_head_without_the_coarsest_level(edited: Callable[[str, Change], Path]
         assert net(torch.rand(1, 3, 96, 96)).boxes.shape == (1, 144 + 36, 4)
 
 
-def test_a_detection_network_is_told_apart(edited: Callable[[str, Change], Path]) -> None:
+def test_names_the_task_of_a_detection_network(edited: Callable[[str, Change], Path]) -> None:
     def change(document: dict[str, Any], layers: Any) -> None:
         made = type("DetectionModel", (nn.Module,), {"__module__": "ultralytics.nn.tasks"})
         sys.modules["ultralytics.nn.tasks"].DetectionModel = made  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Tables of layers as YOLOv8, YOLO11 and YOLO26 have them, with few channels."""
+"""Layer tables like those of YOLOv8, YOLO11 and YOLO26, with few channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding by hand, layouts, and gathering before decoding."""
+"""Heads: decoding compared with hand-computed values, channel layouts, gathering before decoding."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from yolopose.model.heads import priors_of_level
 from yolopose.model.pose_net import PoseNet
 from yolopose.model.sizes import SIZES, build
 
+from .tables import small_config
+
 KINDS = {
     "mmpose": replace(SIZES["yolox-pose-nano"], width=0.0625),
     "edgeai": replace(SIZES["yolox-pose-nano"], width=0.0625, head="edgeai"),
@@ -27,7 +29,7 @@ def net_of(kind: str) -> PoseNet:
     return build(KINDS[kind]).eval()
 
 
-def test_grid_runs_row_by_row() -> None:
+def test_priors_are_ordered_row_by_row() -> None:
     grid = priors_of_level(2, 3, (8, 19.0, 27.0), torch.zeros(1))
     assert grid.shape == (1, 5, 6)
     assert grid[0, 0].tolist() == [0, 1, 2, 0, 1, 2]
@@ -35,7 +37,7 @@ def test_grid_runs_row_by_row() -> None:
     assert grid[0, 2:, 0].tolist() == [8, 19, 27]
 
 
-def test_decoding_with_anchors_by_hand() -> None:
+def test_anchor_head_decodes_as_computed_by_hand() -> None:
     head = net_of("anchor").head
     priors = torch.tensor([[[3.0], [5.0], [16.0], [96.0], [68.0]]])
     raw = torch.tensor([[[0.0], [1.0], [-1.0], [2.0]]])
@@ -51,7 +53,7 @@ def test_decoding_with_anchors_by_hand() -> None:
     assert scores[0, 1, 0] == pytest.approx(1 / (1 + math.exp(-2)))
 
 
-def test_decoding_without_anchors_by_hand() -> None:
+def test_anchor_free_heads_decode_as_computed_by_hand() -> None:
     priors = torch.tensor([[[3.0], [5.0], [16.0]]])
     raw = torch.tensor([[[0.5], [-0.5], [0.0], [1.0]]])
     expected = torch.tensor([56.0 - 8, 72.0 - 8 * math.e, 56.0 + 8, 72.0 + 8 * math.e])
@@ -71,12 +73,28 @@ def test_decoding_without_anchors_by_hand() -> None:
     assert scores[0, 1, 0] == pytest.approx(1 / (1 + math.exp(-(2 * 0.3 - 0.5) * 16)))
 
 
+def test_distance_head_decodes_as_computed_by_hand() -> None:
+    """One cell at column 2, row 1, stride 8."""
+    priors = torch.tensor([2.0, 1.0, 8.0]).view(1, 3, 1)
+    raw = torch.tensor([0.5, -0.25, 0.0]).repeat(17).view(1, 51, 1)
+    plain, half = build(small_config("yolov8-pose")).head, build(small_config("yolo26-pose")).head
+    assert plain.decode_keypoints(raw, priors)[0][0, 0, :, 0].tolist() == [(1.0 + 2) * 8, (-0.5 + 1) * 8]
+    assert half.decode_keypoints(raw, priors)[0][0, 0, :, 0].tolist() == [(0.5 + 2.5) * 8, (-0.25 + 1.5) * 8]
+    assert plain.decode_keypoints(raw, priors)[1][0, 0, 0].item() == 0.5
+    box = torch.tensor([1.0, 0.5, 2.0, 0.25]).view(1, 4, 1)  # left, top, right, bottom in strides
+    assert half.decode_boxes(box, priors)[0, :, 0].tolist() == [1.5 * 8, 1.0 * 8, 4.5 * 8, 1.75 * 8]
+    bins = torch.full((4, 16), -50.0)
+    bins[0, 1] = bins[1, 0] = bins[1, 1] = bins[2, 2] = bins[3, 15] = 50.0  # 1; between 0 and 1; 2; 15
+    found = plain.decode_boxes(bins.view(1, 64, 1), priors)[0, :, 0]
+    assert found.tolist() == [1.5 * 8, 1.0 * 8, 4.5 * 8, 16.5 * 8]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @settings(max_examples=10, deadline=None)
 @torch.no_grad()
-def test_gathering_first_gives_the_same(kind: str, data: st.DataObject) -> None:
-    """Any subset of anchors, another one per image, decodes to the rows that decoding everything gives."""
+def test_gathering_before_decoding_gives_the_same(kind: str, data: st.DataObject) -> None:
+    """Any subset of anchors, different for each image, decodes to the values that decoding all anchors gives."""
     net = net_of(kind)
     raw = net.head(net.features(torch.rand(2, 3, 64, 128)))
     count = raw.boxes.shape[2]
@@ -89,7 +107,7 @@ def test_gathering_first_gives_the_same(kind: str, data: st.DataObject) -> None:
 
     some_xy, some_scores = net.head.decode_keypoints(pick(raw.keypoints), pick(raw.priors))
     all_xy, all_scores = net.head.decode_keypoints(raw.keypoints, raw.priors)
-    # Vectorised exp and sigmoid may differ in the last bit with the position of a value.
+    # Vectorized exp and sigmoid may differ in the last bit with the position of a value.
     torch.testing.assert_close(some_scores, pick(all_scores))
     torch.testing.assert_close(some_xy.flatten(1, 2), pick(all_xy.flatten(1, 2)))
     torch.testing.assert_close(
@@ -101,8 +119,8 @@ def test_gathering_first_gives_the_same(kind: str, data: st.DataObject) -> None:
 
 
 @torch.no_grad()
-def test_legacy_layout_is_a_permutation_of_the_rows_of_both_branches() -> None:
-    """Global channel g of the stacked branches is row g mod 57 of anchor g div 57."""
+def test_legacy_layout_cuts_the_concatenated_branches() -> None:
+    """Channel g of the concatenated branches is row g mod 57 of anchor g div 57."""
     net = net_of("legacy")
     head = net.head
     features = net.features(torch.rand(1, 3, 64, 64))
@@ -113,7 +131,7 @@ def test_legacy_layout_is_a_permutation_of_the_rows_of_both_branches() -> None:
     torch.testing.assert_close(rows.T.flatten(), stack.flatten())
 
 
-def test_new_networks_have_a_prior_on_every_objectness_row() -> None:
+def test_new_networks_have_a_prior_on_every_objectness_channel() -> None:
     for kind in ("anchor", "legacy"):
         head = net_of(kind).head
         for level, stride in enumerate((8, 16, 32, 64)):

@@ -1,8 +1,7 @@
-"""Sizes of the networks against the figures of their authors, and configurations."""
+"""Named sizes compared with the published figures, building from a config, and widening."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -11,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from yolopose.checkpoints.transfer import generic_skeleton
-from yolopose.model.config import NetConfig
 from yolopose.model.pose_net import PoseNet, gmacs, num_parameters
-from yolopose.model.sizes import SIZES, build, named
-from yolopose.runtime.skeleton import LSP_14
+from yolopose.model.sizes import SIZES, build, named, widened
+from yolopose.runtime.skeleton import generic_skeleton
+
+from .tables import small_config
 
 
 def shaped(name: str, **changes: object) -> PoseNet:
-    """A network without memory: shapes only."""
+    """A network on the meta device: shapes only."""
     with torch.device("meta"):
         return build(replace(SIZES[name], **changes))
 
@@ -40,6 +39,15 @@ def thop_gmacs(net: PoseNet, side: int) -> float:
 
 
 PLAIN = {"keypoint_branch": "plain"}
+NARROW = {
+    name: replace(SIZES[name], width=width)
+    for name, width in (
+        ("yolox-pose-nano", 0.125),
+        ("yolov5s6-pose-ti-lite", 0.125),
+        ("yolov5s6-pose", 0.125),
+        ("yolov7-w6-pose", 0.125),
+    )
+}
 
 
 @pytest.mark.parametrize(
@@ -52,14 +60,16 @@ PLAIN = {"keypoint_branch": "plain"}
         ("yolov5l6-pose", {}, 87_072_812, 65.02, 146.30),
         ("yolov5s6-pose-ti-lite", {}, 12_560_328, 8.68, 19.53),
         ("yolov5m6-pose-ti-lite", {}, 35_755_752, 26.19, 58.93),
-        # 80,238,452 in the repository: 2,632 of them are the implicit vectors, which loading folds away.
+        # 80,238,452 in the repository: 2,632 of them are the implicit vectors, which loading folds into convolutions.
         ("yolov7-w6-pose", {}, 80_238_452 - 2_632, 51.12, 115.01),
     ],
 )
-def test_paper_family(name: str, changes: dict[str, object], parameters: int, at_640: float, at_960: float) -> None:
+def test_published_figures_of_yolov5(
+    name: str, changes: dict[str, object], parameters: int, at_640: float, at_960: float
+) -> None:
     net = shaped(name, **changes)
     assert num_parameters(net) == parameters
-    # thop also counts the nearest-neighbour up-sampling of some networks: 0.01 at most.
+    # thop also counts the nearest-neighbor upsampling of some networks: 0.01 at most.
     assert thop_gmacs(net, 640) == pytest.approx(at_640, abs=0.011)
     assert thop_gmacs(net, 960) == pytest.approx(at_960, abs=0.022)
 
@@ -84,22 +94,16 @@ def test_legacy_layout_costs_the_same() -> None:
         ("yolox-pose-l", "mmpose", 61.27, 640, 97.8),
     ],
 )
-def test_yolox_family(name: str, head: str, millions: float, side: int, expected: float) -> None:
+def test_published_figures_of_yolox(name: str, head: str, millions: float, side: int, expected: float) -> None:
     net = shaped(name, head=head)
     assert num_parameters(net) / 1e6 == pytest.approx(millions, abs=0.0051)
     assert thop_gmacs(net, side) == pytest.approx(expected, abs=0.006 if head == "edgeai" else 0.051)
 
 
-def test_nano_is_a_quarter_wide_and_dense() -> None:
+def test_nano_has_a_quarter_of_the_width_and_no_depthwise_convolutions() -> None:
     net = shaped("yolox-pose-nano")
     assert (net.config.depth, net.config.width) == (0.33, 0.25)
     assert all(m.groups == 1 for m in net.modules() if isinstance(m, nn.Conv2d))
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_config_survives_json(name: str) -> None:
-    config = replace(SIZES[name], skeleton=LSP_14, classes=("a", "b"))
-    assert NetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 @given(
@@ -133,31 +137,67 @@ def test_any_number_of_keypoints_and_classes(
     assert (out.boxes[..., 2:] > out.boxes[..., :2]).all()
 
 
-def test_wrong_configurations() -> None:
-    good = SIZES["yolox-pose-s"]
-    for change in (
-        {"family": "other"},
-        {"head": "anchor"},
-        {"depth": 0.0},
-        {"width": float("nan")},
-        {"activation": "tanh"},
-        {"classes": ()},
-    ):
-        with pytest.raises(ValueError, match=r".+"):
-            replace(good, **change)
+def test_build_rejects_invalid_configs() -> None:
     with pytest.raises(ValueError, match="no network called 'yolox-pose-xxl'"):
         build("yolox-pose-xxl")
     with pytest.raises(ValueError, match="anchors must be"):
         build(replace(SIZES["yolov5s6-pose"], anchors=()))
     with pytest.raises(ValueError, match="stem must be"):
-        build(replace(good, stem="other"))
+        build(replace(SIZES["yolox-pose-s"], stem="other"))
     with pytest.raises(ValueError, match="focus stem"):
-        build(replace(good, focus_order="other"))
+        build(replace(SIZES["yolox-pose-s"], focus_order="other"))
     with pytest.raises(ValueError, match="keypoint_branch"):
         build(replace(SIZES["yolov5s6-pose"], keypoint_branch="other"))
 
 
-def test_published_sizes_get_their_name_back() -> None:
+def test_names_of_published_sizes_are_recognized() -> None:
     for name, config in SIZES.items():
         assert named(replace(config, name="")).name == name
     assert named(replace(SIZES["yolox-pose-s"], width=0.4)).name == "yolox-pose-d0.33-w0.4"
+
+
+def with_statistics(name: str) -> PoseNet:
+    torch.manual_seed(0)
+    net = build(NARROW[name])
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_widened_network_gives_the_same_outputs(name: str, factor: int) -> None:
+    net = with_statistics(name)
+    wide = widened(net, factor)
+    assert wide.config.width == factor * 0.125
+    assert sum(p.numel() for p in wide.parameters()) > 2 * sum(p.numel() for p in net.parameters())
+    images = torch.rand(1, 3, 64, 64) * (255 if wide.input.scale == 1 else 1)
+    with torch.no_grad():
+        for before, after in zip(net(images), wide(images), strict=True):
+            torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-3)
+
+
+def test_copies_of_a_channel_get_unequal_weights() -> None:
+    """With equal weights the copies would get equal gradients and stay equal."""
+    wide = widened(with_statistics("yolox-pose-nano"), 2)
+    weight = next(p for name, p in wide.named_parameters() if p.dim() == 4 and p.shape[1] >= 16)
+    assert not torch.isclose(weight[:, 0::2], weight[:, 1::2]).any(dim=(1, 2, 3)).all()
+    assert (weight[:, 0::2] * weight[:, 1::2] >= 0).all()
+
+
+def test_widened_network_of_a_published_width_gets_its_name() -> None:
+    net = build(SIZES["yolox-pose-nano"])
+    assert widened(net.eval(), 2).config.name == "yolox-pose-s"
+
+
+def test_rejects_what_cannot_be_widened() -> None:
+    net = build(NARROW["yolox-pose-nano"])
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        widened(net, 1)
+    with pytest.raises(ValueError, match="cannot be widened"):
+        widened(build(small_config("yolov8-pose")), 2)
+    uneven = build(replace(SIZES["yolov5s6-pose-ti-lite"], width=0.1))
+    with pytest.raises(ValueError, match=r"cannot widen by 2: .* in the wider network"):
+        widened(uneven, 2)

@@ -1,9 +1,19 @@
-"""Reading and writing network weights, in whichever supported format a file is. Nothing in a file is executed."""
+"""Reading and writing network weights in every supported format. Nothing in a file is executed.
+
+To add a format (three files):
+
+1. ``yolopose/checkpoints/<name>.py``, a module with the members of ``Reader``. For a state dict follow ``mmpose``, for
+   a pickled network ``edgeai_yolov5``. ``transfer`` renames tensors and fills the network.
+2. This file: add the module to READERS. The first reader that recognizes the content reads the file.
+3. ``tests/checkpoints/test_<name>.py``: outputs compared with those of the reference code, and damaged files.
+
+The classes of a pickled network must lie under one of ``pickle_machine.STAND_IN_PACKAGES``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint, YoloposeError
 from yolopose.runtime.skeleton import Skeleton
@@ -11,34 +21,49 @@ from yolopose.runtime.skeleton import Skeleton
 from ..model.pose_net import PoseNet
 from . import edgeai_yolov5, edgeai_yolox, mmpose, own, ultralytics, yolov7
 from .archive import Document, read_document
-from .own import read_extra, save
+from .own import demo_net, read_extra, save
 from .pickled import kind_of
 from .transfer import SkeletonMismatch
 
 __all__ = ["DEMO", "load", "read_extra", "save"]
 
-DEMO = "demo"  # the name of the demo network, which comes from no file
-MAX_QUOTE = 200  # characters of a file's own text in a message
-READERS = (own, mmpose, edgeai_yolox, edgeai_yolov5, yolov7, ultralytics)
+DEMO = "demo"  # name of the demo network, used instead of a path
+MAX_QUOTE = 200  # characters of the file's own text in a message
+
+
+class Reader(Protocol):
+    """A module that reads one format."""
+
+    @property
+    def FORMAT(self) -> str:
+        """Name of the format, in messages and in ``PoseNet.source_format``."""
+
+    def recognizes(self, content: Any) -> bool:
+        """Whether ``read`` is for a file with this content; must not raise."""
+
+    def read(self, document: Document, skeleton: Skeleton | None) -> PoseNet:
+        """The network. Raises CheckpointError for what it does not support; any other exception becomes one."""
+
+
+READERS: tuple[Reader, ...] = (own, mmpose, edgeai_yolox, edgeai_yolov5, yolov7, ultralytics)
 
 
 def load(path: str | Path, *, skeleton: Skeleton | None = None) -> PoseNet:
     """The network in a checkpoint file: evaluation mode, float32, CPU, with ``weights_sha256`` of the file.
 
-    ``"demo"`` instead of a path is the demo network.
+    ``"demo"`` instead of a path gives the demo network. The content decides the format, not the name of the file.
 
-    The format is recognised by content. ``skeleton`` says what the keypoints mean where the file does not: 17 are
-    taken for COCO's, 14 for Leeds Sports Pose, any other number gets nameless points without it.
-    Raises CheckpointError (damaged), UnknownCheckpoint (not a pose network that we read), UnsafeCheckpoint (its pickle
-    would run code; nothing of it was run), ValueError (a skeleton of another number of keypoints).
+    ``skeleton`` gives the meaning of the keypoints where the file does not: without it 17 keypoints are COCO's, 14
+    those of Leeds Sports Pose, and any other number gets unnamed points.
+
+    Raises CheckpointError (missing or damaged), UnknownCheckpoint (not a supported pose network), UnsafeCheckpoint (its
+    pickle would run code; nothing of it was run), ValueError (a skeleton with another number of keypoints).
     """
     if str(path) == DEMO:
-        from .own import demo_net
-
         return demo_net()
     document = read_document(path)
     for reader in READERS:
-        if reader.recognises(document.content):
+        if reader.recognizes(document.content):
             try:
                 return reader.read(document, skeleton)
             except (YoloposeError, MemoryError, SkeletonMismatch):
@@ -49,14 +74,13 @@ def load(path: str | Path, *, skeleton: Skeleton | None = None) -> PoseNet:
                     f"({type(error).__name__}: {str(error)[:MAX_QUOTE]})"
                 ) from error
     raise UnknownCheckpoint(
-        f"{document.path} is a PyTorch file, but no pose network that yolopose reads: it holds {_summary(document)}. "
-        f"Read are: {', '.join(reader.FORMAT for reader in READERS)}; see docs/weights.md"
+        f"{document.path} is a PyTorch file, but not a supported pose network: it holds {_summary(document.content)}. "
+        f"Supported formats: {', '.join(reader.FORMAT for reader in READERS)}; see docs/weights.md"
     )
 
 
-def _summary(document: Document) -> str:
-    """What is inside, in a few words, to help whoever gave the wrong file."""
-    content: Any = document.content
+def _summary(content: Any) -> str:
+    """What the file holds, in a few words."""
     if isinstance(content, dict):
         keys = [str(key)[:MAX_QUOTE] for key in list(content)[:5]]
         network = next((kind_of(content[key]) for key in ("model", "ema") if kind_of(content.get(key))), "")

@@ -1,4 +1,4 @@
-"""``python -m yolopose.checkpoints``: write a network alone in our format, whatever format it comes in."""
+"""``python -m yolopose.checkpoints``: write the network of any checkpoint as a yolopose checkpoint."""
 
 from __future__ import annotations
 
@@ -7,29 +7,40 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from yolopose.runtime.console import Console, parser, run
+from yolopose.runtime.console import Console, parser, run, usage_errors
+
+from ..model.sizes import widened
+from . import load, save
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser("python -m yolopose.checkpoints", "Write the network of a checkpoint alone, without training state.")
-    made.add_argument("weights", metavar="FILE", help="any checkpoint that yolopose reads")
-    made.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .pt to write")
-    made.add_argument("--half", action="store_true", help="float16 weights: half the size")
-    made.add_argument(
-        "--widen", type=int, metavar="N", help="N times the channels, same outputs: to train on from there"
+    made = parser(
+        "python -m yolopose.checkpoints", "Write the network of a checkpoint without its training state (.pt)."
     )
-    made.add_argument("--licence", metavar="TEXT", help="terms of the weights, stored inside; default: as they were")
+    made.add_argument("weights", metavar="FILE", help="any checkpoint that yolopose reads, or demo")
+    made.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .pt file to write")
+    made.add_argument("--half", action="store_true", help="store convolution weights as float16: half the size")
+    made.add_argument(
+        "--widen",
+        type=int,
+        metavar="N",
+        help="multiply the channels by N with the same outputs, as a start for training",
+    )
+    made.add_argument(
+        "--license",
+        "--licence",
+        metavar="TEXT",
+        help="license of the weights, stored in the file; default: that of the input",
+    )
     return made
 
 
 def _main(arguments: argparse.Namespace, console: Console) -> None:
-    from ..model.sizes import widened
-    from . import load, save
-
     net = load(arguments.weights)
     if arguments.widen is not None:
-        net = widened(net, arguments.widen)
-    net.weights_licence = arguments.licence or net.weights_licence
+        with usage_errors():
+            net = widened(net, arguments.widen)
+    net.weights_licence = arguments.license or net.weights_licence
     save(net, arguments.output, half=arguments.half)
     size = arguments.output.stat().st_size
     console.result({"weights": str(arguments.output), "bytes": size}, f"{arguments.output}: {size / 1e6:.2f} MB")

@@ -1,4 +1,4 @@
-"""YOLOX-Pose of edgeai-yolox (Texas Instruments): ``{"start_epoch", "model": state dict, "optimizer"}``."""
+"""Reader for YOLOX-Pose of edgeai-yolox (Texas Instruments): ``{"start_epoch", "model": state dict, "optimizer"}``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from . import transfer
 from .archive import Document
 
 FORMAT = "edgeai-yolox"
-MARK = "head.kpts_preds.0.weight"
+MARK = "head.kpts_preds.0.weight"  # a tensor that only this format has
 
-# conv1, conv2, conv3 of a CSP block; those of the bottlenecks inside it keep their names.
-_PARTS = (("conv1", "main"), ("conv2", "short"), ("conv3", "final"), ("m", "blocks"))
+# conv1, conv2 and conv3 of a CSP block; those of the bottlenecks inside keep their names.
+_CSP_PARTS = (("conv1", "main"), ("conv2", "short"), ("conv3", "final"), ("m", "blocks"))
 _CSP_BLOCKS = (
     (r"backbone\.backbone\.dark2\.1", "backbone.csp2"),
     (r"backbone\.backbone\.dark3\.1", "backbone.csp3"),
@@ -35,7 +35,7 @@ RULES: transfer.Rules = (
     (r"backbone\.backbone\.stem\.", "backbone.stem."),
     *((rf"backbone\.backbone\.dark{n}\.0\.", f"backbone.down{n}.") for n in (2, 3, 4, 5)),
     (r"backbone\.backbone\.dark5\.1\.", "backbone.spp."),
-    *((rf"{theirs}\.{a}\.", f"{ours}.{b}.") for theirs, ours in _CSP_BLOCKS for a, b in _PARTS),
+    *((rf"{old}\.{a}\.", f"{new}.{b}.") for old, new in _CSP_BLOCKS for a, b in _CSP_PARTS),
     (r"backbone\.lateral_conv0\.", "neck.reduce5."),
     (r"backbone\.reduce_conv1\.", "neck.reduce4."),
     (r"backbone\.bu_conv2\.", "neck.down3."),
@@ -51,20 +51,21 @@ RULES: transfer.Rules = (
 )
 
 
-def recognises(content: Any) -> bool:
+def recognizes(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("model"), dict) and MARK in content["model"]
 
 
 def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
-    """Width, depth, classes and keypoints come from the shapes; the stem decides the activation.
+    """Width, depth, classes and keypoints come from tensor shapes, the activation from the stem.
 
-    A state dict cannot tell the activation. That repository has two kinds of pose network: the plain one (focus
-    stem, SiLU) and the ti-lite one (convolutional stem, ReLU everywhere).
+    A state dict does not hold the activation. That repository has two kinds of pose network: the plain one (focus stem,
+    SiLU) and the ti-lite one (convolutional stem, ReLU everywhere).
     """
     tensors = transfer.require_tensors(document.content["model"], document)
-    channels, remainder = divmod(transfer.shape_of(tensors, MARK, document, FORMAT)[0], 3)
+    num_keypoints, remainder = divmod(transfer.shape_of(tensors, MARK, document, FORMAT)[0], 3)
     if remainder:
-        raise CheckpointError(f"{document.path}: {MARK} has {3 * channels + remainder} rows, not three a keypoint")
+        rows = 3 * num_keypoints + remainder
+        raise CheckpointError(f"{document.path}: {MARK} has {rows} rows, not a multiple of three per keypoint")
     lite = "backbone.backbone.stem.0.conv.weight" in tensors
     stem = transfer.shape_of(tensors, f"backbone.backbone.stem.{'1' if lite else 'conv'}.conv.weight", document, FORMAT)
     activation = "relu" if lite else "silu"
@@ -78,7 +79,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         ),
         width=stem[0] / 64,
         input=replace(BGR_BYTES, pad_side="bottom-right"),
-        skeleton=transfer.skeleton_for(channels, skeleton, document),
+        skeleton=transfer.skeleton_for(num_keypoints, skeleton, document),
         classes=transfer.class_names(
             transfer.shape_of(tensors, "head.cls_preds.0.weight", document, FORMAT)[0], document
         ),
@@ -87,6 +88,4 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         stem="conv-focus" if lite else "focus",
         head="edgeai",
     )
-    net = transfer.filled_net(named(config), transfer.rename_all(tensors, RULES, document), document)
-    net.source_format = FORMAT
-    return net
+    return transfer.filled_net(named(config), transfer.rename_all(tensors, RULES, document), document, FORMAT)

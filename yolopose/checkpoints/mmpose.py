@@ -1,7 +1,4 @@
-"""The skeleton that an mmpose checkpoint keeps in ``meta["dataset_meta"]``: names, mirror pairs, limbs and sigmas.
-
-YOLOXPose of mmpose: ``{"meta", "state_dict"}``, as published and as mmengine trains them.
-"""
+"""Reader for YOLOXPose of mmpose: ``{"meta", "state_dict"}``, as published and as mmengine writes it in training."""
 
 from __future__ import annotations
 
@@ -18,49 +15,11 @@ from ..model.sizes import named
 from . import transfer
 from .archive import Document
 from .pickle_values import InertArray
-from .transfer import MAX_KEYPOINTS
-
-
-def skeleton_in(meta: Any) -> Skeleton | None:
-    """None where the file has no (or no whole) description; a built-in skeleton where its names are the same.
-
-    Keys as mmpose writes them: keypoint_id2name {0: name}, flip_indices (a permutation), skeleton_links [(a, b)],
-    sigmas (array).
-    """
-    described = meta.get("dataset_meta") if isinstance(meta, dict) else None
-    if not isinstance(described, dict):
-        return None
-    try:
-        by_id = described["keypoint_id2name"]
-        names = tuple(by_id[index] for index in range(len(by_id)))
-        if len(names) > MAX_KEYPOINTS or not all(isinstance(name, str) for name in names):
-            return None
-        for built_in in (COCO_17, LSP_14):
-            if [_plain(name) for name in names] == [_plain(name) for name in built_in.names]:
-                return built_in
-        sigmas = described["sigmas"]
-        values = sigmas.value() if isinstance(sigmas, InertArray) else sigmas
-        if values is None:
-            return None
-        flip = [int(index) for index in described["flip_indices"]]
-        dataset = described.get("dataset_name")
-        return Skeleton(
-            name=dataset if isinstance(dataset, str) and dataset else f"mmpose-{len(names)}",
-            names=names,
-            flip_pairs=tuple((a, b) for a, b in enumerate(flip) if a < b),
-            limbs=tuple((int(a), int(b)) for a, b in described.get("skeleton_links", ())),
-            sigmas=tuple(float(value) for value in values),
-        )
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        return None  # a description of another make; the number of keypoints decides then
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ").casefold()
-
 
 FORMAT = "mmpose"
-MARK = "head.head_module.out_kpt_vis.0.weight"
+MARK = "head.head_module.out_kpt_vis.0.weight"  # a tensor that only this format has
+DROPPED = ("head.loss_oks.sigmas",)  # a buffer of the loss, not of the network
+ACTIVATION_NAMES = {**transfer.ACTIVATION_NAMES, "Swish": "silu"}
 
 _CSP = "(main|short|final)_conv", r"\1"
 RULES: transfer.Rules = (
@@ -74,14 +33,14 @@ RULES: transfer.Rules = (
     (r"neck\.reduce_layers\.0\.", "neck.reduce5."),
     (r"neck\.reduce_layers\.1\.", "neck.reduce4."),
     *(
-        (rf"neck\.{theirs}\.{tail}", f"neck.{ours}.{becomes}")
-        for theirs, ours in (
+        (rf"neck\.{old}\.{tail}", f"neck.{new}.{new_tail}")
+        for old, new in (
             (r"top_down_blocks\.0", "fuse4"),
             (r"top_down_blocks\.1", "out3"),
             (r"bottom_up_blocks\.0", "out4"),
             (r"bottom_up_blocks\.1", "out5"),
         )
-        for tail, becomes in (_CSP, ("blocks", "blocks"))
+        for tail, new_tail in (_CSP, ("blocks", "blocks"))
     ),
     (r"neck\.downsamples\.0\.", "neck.down3."),
     (r"neck\.downsamples\.1\.", "neck.down4."),
@@ -95,17 +54,17 @@ RULES: transfer.Rules = (
     (r"head\.head_module\.out_kpt\.", "head.keypoint_predictions."),
     (r"head\.head_module\.out_kpt_vis\.", "head.visibility_predictions."),
 )
-# Buffers of the loss: no part of the network.
-DROPPED = ("head.loss_oks.sigmas",)
-ACTIVATION_NAMES = {"Swish": "silu", "SiLU": "silu", "ReLU": "relu"}
+
+_ACTIVATION = r"act_cfg['\"]?\s*[=:]\s*(?:dict\(|\{)\s*['\"]?type['\"]?\s*[=:]\s*['\"](\w+)"
+_INPUT_SIZE = r"input_size['\"]?\s*[=:]\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)"
 
 
-def recognises(content: Any) -> bool:
+def recognizes(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and MARK in content["state_dict"]
 
 
 def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
-    """Width, depth, classes and keypoints come from the shapes; activation and size from the stored config text."""
+    """Width, depth, classes and keypoints come from tensor shapes; activation and size from the stored config."""
     tensors = transfer.require_tensors(document.content["state_dict"], document)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in DROPPED}
     config_text = _config_text(document.content.get("meta"))
@@ -127,35 +86,74 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         spp_activation=activation,
         head="mmpose",
     )
-    net = transfer.filled_net(named(config), transfer.rename_all(tensors, RULES, document), document)
-    net.source_format = FORMAT
-    return net
+    return transfer.filled_net(named(config), transfer.rename_all(tensors, RULES, document), document, FORMAT)
+
+
+def _config_text(meta: Any) -> str:
+    """The training config as Python source, in either of two spellings; "" if the file has none."""
+    text = meta.get("cfg") if isinstance(meta, dict) else None
+    return text if isinstance(text, str) else ""
+
+
+def _activation(config_text: str, document: Document) -> str:
+    """SiLU unless the config names another activation. Raises CheckpointError for several or unsupported ones."""
+    found = re.findall(_ACTIVATION, config_text)
+    kinds = {ACTIVATION_NAMES.get(name, name) for name in found} or {"silu"}
+    if len(kinds) > 1 or not kinds <= {"silu", "relu"}:
+        raise CheckpointError(
+            f"{document.path}: activations {sorted(set(found))} are not supported; all must be SiLU, or all ReLU"
+        )
+    return kinds.pop()
+
+
+def _input_spec(config_text: str) -> InputSpec:
+    """BGR bytes in a centered letterbox; the size in the config, rounded up to a multiple of 32, else 640."""
+    found = re.search(_INPUT_SIZE, config_text)
+    size = max(int(found[1]), int(found[2])) if found else BGR_BYTES.size
+    return replace(BGR_BYTES, size=max(-(-size // 32) * 32, 32))
 
 
 def _skeleton(num_keypoints: int, given: Skeleton | None, document: Document) -> Skeleton:
-    """The caller's, else the file's own where it fits the network, else by the number of keypoints."""
+    """The caller's skeleton, else that of the file if it fits the network, else by the number of keypoints."""
     described = skeleton_in(document.content.get("meta"))
     if given is None and described is not None and described.num_keypoints == num_keypoints:
         return described
     return transfer.skeleton_for(num_keypoints, given, document)
 
 
-def _config_text(meta: Any) -> str:
-    text = meta.get("cfg") if isinstance(meta, dict) else None
-    return text if isinstance(text, str) else ""
+def skeleton_in(meta: Any) -> Skeleton | None:
+    """The skeleton in ``meta["dataset_meta"]``, or the built-in one with the same names of keypoints.
+
+    None if the file has no complete and valid description. Keys as mmpose writes them: keypoint_id2name {0: name},
+    flip_indices (a permutation), skeleton_links [(a, b)], sigmas (array).
+    """
+    described = meta.get("dataset_meta") if isinstance(meta, dict) else None
+    if not isinstance(described, dict):
+        return None
+    try:
+        by_id = described["keypoint_id2name"]
+        names = tuple(by_id[index] for index in range(len(by_id)))
+        if len(names) > transfer.MAX_KEYPOINTS or not all(isinstance(name, str) for name in names):
+            return None
+        for built_in in (COCO_17, LSP_14):
+            if [_plain(name) for name in names] == [_plain(name) for name in built_in.names]:
+                return built_in
+        sigmas = described["sigmas"]
+        values = sigmas.value() if isinstance(sigmas, InertArray) else sigmas
+        if values is None:
+            return None
+        flip = [int(index) for index in described["flip_indices"]]
+        dataset = described.get("dataset_name")
+        return Skeleton(
+            name=dataset if isinstance(dataset, str) and dataset else f"mmpose-{len(names)}",
+            names=names,
+            flip_pairs=tuple((a, b) for a, b in enumerate(flip) if a < b),
+            limbs=tuple((int(a), int(b)) for a, b in described.get("skeleton_links", ())),
+            sigmas=tuple(float(value) for value in values),
+        )
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return None  # the number of keypoints decides then
 
 
-def _activation(config_text: str, document: Document) -> str:
-    """SiLU unless the stored config, Python text in either of two spellings, names another one."""
-    named = re.findall(r"act_cfg['\"]?\s*[=:]\s*(?:dict\(|\{)\s*['\"]?type['\"]?\s*[=:]\s*['\"](\w+)", config_text)
-    kinds = {ACTIVATION_NAMES.get(name, name) for name in named} or {"silu"}
-    if len(kinds) > 1 or not kinds <= {"silu", "relu"}:
-        raise CheckpointError(f"{document.path}: activations {sorted(set(named))} are not supported; SiLU or ReLU is")
-    return kinds.pop()
-
-
-def _input_spec(config_text: str) -> InputSpec:
-    """BGR bytes in a centred letterbox; the size that the config names, else 640."""
-    found = re.search(r"input_size['\"]?\s*[=:]\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", config_text)
-    size = max(int(found[1]), int(found[2])) if found else BGR_BYTES.size
-    return replace(BGR_BYTES, size=max(-(-size // 32) * 32, 32))
+def _plain(name: str) -> str:
+    return name.replace("_", " ").casefold()

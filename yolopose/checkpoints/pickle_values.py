@@ -1,13 +1,13 @@
-"""The inert things that stand in for what a checkpoint's pickle holds, and the rules for its plain values.
+"""The values that reading a pickle gives, and the only names that a pickle may use (``ALLOWED``).
 
-Nothing here can be changed by the file or looks deeper into its values than one level: those may share parts of each
-other, so that a walk through them never ends.
+All values are *inert*: plain data without behavior. A tensor becomes an ``InertTensor``, which says where its values
+are in the file. An object of a class that is not imported, such as ``models.yolo.Model``, becomes a *stand-in*
+(``StandIn``): an object that only holds the attributes in the file.
 
-The names that a checkpoint's pickle may use.
-
-Nothing here can be changed by the file, and no callable may make much of little: one that copies or joins what it is
-given, without a limit, turns a file of kilobytes into gigabytes when a pickle calls it again and again on its own
-results. Each therefore checks types and lengths, and looks no deeper than its arguments.
+The file is not trusted, so nothing here can be changed by it, and two rules hold. Values may share parts of each other,
+so that a complete walk through them may never end: nothing here looks deeper than one level. A callable that copies or
+joins its arguments without a limit lets a file of kilobytes fill gigabytes, by calling it repeatedly on its own
+results: every callable checks types and lengths.
 """
 
 from __future__ import annotations
@@ -22,12 +22,28 @@ import torch
 
 from yolopose.runtime.errors import UnsafeCheckpoint
 
-MAX_INTEGER = (
-    1 << 60
-)  # sizes above make arithmetic slow, keys above can be made to collide (Python hashes mod 2^61 - 1)
+# Larger sizes make arithmetic slow, and larger keys can be made to collide (Python hashes integers modulo 2^61 - 1).
+MAX_INTEGER = 1 << 60
+MAX_DIMENSIONS = 16  # of a tensor
+MAX_NAME = 256  # characters of an imported name; the longest in real files has fewer than 100
+
+STORAGE_DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 def refuse(name: str) -> NoReturn:
+    """Raises UnsafeCheckpoint for a pickle that would call or change ``name``."""
     raise UnsafeCheckpoint(
         f"the file's pickle would call {name!r}, which no supported checkpoint needs; nothing of it was run. "
         "Do not load this file with torch.load either unless you trust its author"
@@ -52,7 +68,7 @@ class InertTensor(NamedTuple):
 
 
 class StandInType(type):
-    """Type of all stand-in classes: they can be neither called nor changed."""
+    """Metaclass of all stand-in classes, which can be neither called nor changed."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
         refuse(cls.__qualname__)
@@ -62,18 +78,18 @@ class StandInType(type):
 
 
 class StandIn(metaclass=StandInType):
-    """An object of a class that is not imported; ``vars(x)`` are the attributes that the file gives it."""
+    """An object of a class that is not imported; ``vars(x)`` gives its attributes."""
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         refuse(f"setattr({type(self).__qualname__}, {name!r})")
 
 
 def brief(value: Any) -> str:
-    """A value of the file for an error message. Never ``repr``: of lists that share lists it may be without end."""
+    """A value of the file for an error message. ``repr`` may never end for lists that share lists."""
     if value is None or isinstance(value, bool | float):
         return repr(value)
     if isinstance(value, int):
-        return str(value) if abs(value) < MAX_INTEGER else "an enormous number"
+        return str(value) if abs(value) < MAX_INTEGER else "a very large number"
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else f"{value[:57]}...")
     if isinstance(value, list) and len(value) <= 8 and all(type(item) is int for item in value):
@@ -82,23 +98,23 @@ def brief(value: Any) -> str:
 
 
 def check_keys(keys: Iterable[Any]) -> None:
-    """ValueError unless all may be keys of a dictionary or members of a set: text, whole numbers and None.
+    """Raises ValueError unless all are allowed as keys of a dictionary or members of a set: strings, integers, None.
 
-    Hashing anything else can be made to last for ever (tuples that share tuples), to overflow the C stack (tuples in
-    tuples) or to collide at will, and no checkpoint needs it.
+    Hashing anything else can be made to take forever (tuples that share tuples), to overflow the C stack (nested
+    tuples) or to collide, and no checkpoint needs it.
     """
     for key in keys:
         if not (key is None or type(key) in (str, bool) or (type(key) is int and abs(key) < MAX_INTEGER)):
-            raise ValueError(f"{brief(key)} as a key; text and whole numbers can be one")
+            raise ValueError(f"{brief(key)} is used as a key; only strings, integers and None are supported")
 
 
 def stand_in_name(value: Any) -> str:
-    """Full name of the class that ``value`` stands for, such as "models.yolo.Model"; "" for anything else."""
+    """Full name of the class of a stand-in, such as "models.yolo.Model"; "" for anything else."""
     return type(value).__qualname__ if isinstance(value, StandIn) else ""
 
 
 class InertArray:
-    """A numpy array as its pickle describes it."""
+    """A NumPy array as its pickle describes it."""
 
     __slots__ = ("state",)
 
@@ -106,7 +122,7 @@ class InertArray:
         self.state = state
 
     def value(self) -> np.ndarray | None:
-        """The array; None when it is not made of numbers or its description is damaged."""
+        """The array; None if it does not consist of numbers or its description is damaged."""
         try:
             _, shape, dtype, fortran, data = self.state
             if not isinstance(dtype, InertDtype):
@@ -117,13 +133,13 @@ class InertArray:
 
 
 class InertDtype:
-    """A numpy dtype as its pickle describes it; kinds other than numbers have no value."""
+    """A NumPy dtype as its pickle describes it. Only numbers have a ``value``."""
 
     __slots__ = ("code", "order")
 
     def __init__(self, code: Any) -> None:
         if not isinstance(code, str):
-            raise ValueError("a numpy type without a name")
+            raise ValueError("a NumPy type without a name")
         self.code, self.order = code, "<"
 
     def describe(self, state: Any) -> None:
@@ -132,12 +148,12 @@ class InertDtype:
 
     def value(self) -> np.dtype:
         if not re.fullmatch(r"b1|[iu][1248]|f[248]", self.code):
-            raise ValueError(f"numpy type {brief(self.code)} is not a number")
+            raise ValueError(f"NumPy type {brief(self.code)} is not a number")
         return np.dtype(self.order.replace("|", "=") + self.code)
 
 
 class Name:
-    """A name that the file may mention and not call, such as numpy.ndarray as an argument."""
+    """A name that the file may use as a value but not call, such as numpy.ndarray as an argument."""
 
     __slots__ = ("dtype", "name")
     dtype: torch.dtype | None  # of a storage type
@@ -154,25 +170,8 @@ class Name:
         refuse(self.name)
 
 
-STORAGE_DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-MAX_DIMENSIONS = 16
-MAX_NAME = 256  # characters of an imported name; the longest in real files has under a hundred
-
-
 class Call(ABC):
-    """What a pickle may call. The reader calls instances of this class and nothing else."""
+    """A callable for pickles. The interpreter calls instances of this class and nothing else."""
 
     __slots__ = ()
 
@@ -197,7 +196,7 @@ class _Tensor(Call):
 
 
 class _First(Call):
-    """torch._utils._rebuild_parameter: the tensor, without its gradient flags and hooks."""
+    """torch._utils._rebuild_parameter: the tensor without gradient flag and hooks."""
 
     __slots__ = ()
 
@@ -217,7 +216,7 @@ class _Tuple(Call):
 
 
 class _Device(Call):
-    """torch.device: always the same text, for nothing here depends on the device."""
+    """torch.device: always the same string, because nothing here depends on the device."""
 
     __slots__ = ()
 
@@ -228,7 +227,7 @@ class _Device(Call):
 
 
 class _Dict(Call):
-    """collections.OrderedDict: a plain dictionary, which keeps its order too. Its content follows by other opcodes."""
+    """collections.OrderedDict: a plain dictionary, which keeps its order too. Other opcodes fill it."""
 
     __slots__ = ()
 
@@ -249,7 +248,7 @@ class _Set(Call):
 
 
 class _Encode(Call):
-    """_codecs.encode, as numpy's pickles use it: text to bytes."""
+    """_codecs.encode, as NumPy's pickles use it: string to bytes."""
 
     __slots__ = ()
 
@@ -260,7 +259,7 @@ class _Encode(Call):
 
 
 class _Array(Call):
-    """numpy's _reconstruct: an empty array, described by the state that follows."""
+    """NumPy's _reconstruct: an array without values; BUILD gives it its description."""
 
     __slots__ = ()
 
@@ -278,7 +277,7 @@ class _Dtype(Call):
 
 
 class _Scalar(Call):
-    """numpy's scalar: a Python number, None when it is not one."""
+    """NumPy's scalar: a Python number, None if it is not a number."""
 
     __slots__ = ()
 
@@ -292,7 +291,7 @@ class _Scalar(Call):
 
 
 class _Path(Call):
-    """pathlib's paths: always the same text, for nothing here depends on where a file lay."""
+    """Paths of pathlib: always the same string, because nothing here depends on them."""
 
     __slots__ = ()
 
@@ -301,8 +300,11 @@ class _Path(Call):
 
 
 class _Attribute(Call):
-    """getattr as mmengine's training logs use it, to name a method of one of their classes, and as networks whose
-    ``forward`` was replaced have it, of an object: a name, nothing else."""
+    """getattr of a stand-in: only the name of the attribute.
+
+    Training logs of mmengine use it for a method of one of their classes, and networks whose ``forward`` was replaced
+    for a method of an object.
+    """
 
     __slots__ = ()
 

@@ -1,4 +1,8 @@
-"""What edgeai-yolov5 and yolov7 share: a whole pickled network, ``models.yolo.Model``, under "ema" or "model"."""
+"""Pickled networks as stand-ins: what the readers of edgeai-yolov5, yolov7 and Ultralytics share.
+
+Such a checkpoint holds a whole ``torch.nn.Module`` under "ema" (averaged weights) or "model". Its layers are the
+children of ``network.model``; each layer has an attribute ``f``, the number of the layer or layers that feed it.
+"""
 
 from __future__ import annotations
 
@@ -14,48 +18,45 @@ from ..model.blocks import BN_EPS
 from ..model.config import MAX_MULTIPLIER, Anchors
 from .archive import Document
 from .pickle_values import InertTensor, StandIn, brief, stand_in_name
+from .transfer import ACTIVATION_NAMES
 
-MAX_MODULES = 10_000  # of one network; the largest here has a tenth
-MAX_PATH = 1_000  # characters of a module's dotted name
-ACTIVATION_NAMES = {"SiLU": "silu", "ReLU": "relu"}
-Layout = tuple[tuple[str, object], ...]  # class name (several joined by "|") and where a layer takes its input from
+MAX_MODULES = 10_000  # of one network; the largest known one has a tenth
+MAX_PATH = 1_000  # characters of the dotted name of a module
+
+Layout = tuple[tuple[str, object], ...]  # of each layer: class names joined by "|", and its inputs ``f``
+
+
+def network_of(content: Any, package: str) -> StandIn | None:
+    """The averaged network if there is one, else the network; None unless its class lies in ``package``."""
+    if not isinstance(content, dict):
+        return None
+    for key in ("ema", "model"):
+        network = content.get(key)
+        if isinstance(network, StandIn) and stand_in_name(network).startswith(f"{package}."):
+            return network
+    return None
 
 
 def children(module: Any) -> dict[str, Any]:
+    """Direct submodules by name; empty for anything but a module."""
     modules = vars(module).get("_modules") if isinstance(module, StandIn) else None
     return dict(modules) if isinstance(modules, Mapping) else {}
 
 
 def kind_of(module: Any) -> str:
-    """Class name without its package: "Conv" of "models.common.Conv"."""
+    """Class name without its package: "Conv" for "models.common.Conv"; "" for anything but a stand-in."""
     return stand_in_name(module).rpartition(".")[2]
 
 
-def network_of(content: Any) -> StandIn | None:
-    """The averaged network if the file has one, else the network; None when the file is of another kind."""
-    if not isinstance(content, dict):
-        return None
-    for key in ("ema", "model"):
-        network = content.get(key)
-        if stand_in_name(network).startswith("models.yolo."):
-            return network if isinstance(network, StandIn) else None
-    return None
-
-
 def layers_of(network: Any) -> list[Any]:
+    """The layers in order; the last one is the head."""
     return list(children(children(network).get("model")).values())
 
 
-def head_of(content: Any) -> Any:
-    """Last layer of the pickled network, None when there is none."""
-    layers = layers_of(network_of(content))
-    return layers[-1] if layers else None
-
-
 def modules_of(network: Any, document: Document) -> dict[str, StandIn]:
-    """Every module of ``network`` by dotted name, parents first, itself as "".
+    """Every module of ``network`` by dotted name, parents first, the network itself as "".
 
-    A module may be part of several others, as a shared activation is; CheckpointError when the walk has no end.
+    Modules may share submodules, such as one activation. Raises CheckpointError if the traversal does not end.
     """
     found: dict[str, StandIn] = {}
     waiting = [("", network)]
@@ -70,7 +71,7 @@ def modules_of(network: Any, document: Document) -> dict[str, StandIn]:
 
 
 def named_tensors(network: Any, document: Document) -> dict[str, InertTensor]:
-    """State dict of a stand-in ``torch.nn.Module``: parameters and persistent buffers, all in the file."""
+    """The state dict of a network: its parameters and persistent buffers. Raises CheckpointError if one is missing."""
     found: dict[str, InertTensor] = {}
     for prefix, module in modules_of(network, document).items():
         state = vars(module)
@@ -78,28 +79,28 @@ def named_tensors(network: Any, document: Document) -> dict[str, InertTensor]:
         for name, value in {**state.get("_parameters", {}), **state.get("_buffers", {})}.items():
             if isinstance(value, InertTensor) and name not in skipped:
                 found[f"{prefix}.{name}" if prefix else str(name)] = value
-        document.check_count(len(found))  # here: modules may share what they hold
+        document.check_count(len(found))  # inside the loop: modules may share their content
     document.check(found)
     return found
 
 
 def check_layout(layers: Sequence[Any], layout: Layout, what: str, document: Document) -> None:
-    """CheckpointError unless the layers are of the kinds, and joined in the way, that ``what`` is known for."""
+    """Raises CheckpointError unless classes and inputs of all layers are those of ``layout``, the network ``what``."""
     if len(layers) != len(layout):
         raise CheckpointError(
-            f"{document.path}: a network of {len(layers)} layers; {what} has {len(layout)} and no other is supported"
+            f"{document.path}: the network has {len(layers)} layers; only {what} with {len(layout)} layers is supported"
         )
     for index, (layer, (kinds, source)) in enumerate(zip(layers, layout, strict=True)):
-        found = (kind_of(layer), vars(layer).get("f"))
-        if found[0] not in kinds.split("|") or found[1] != source:
+        kind, inputs = kind_of(layer), vars(layer).get("f")
+        if kind not in kinds.split("|") or inputs != source:
             raise CheckpointError(
-                f"{document.path}: layer {index} is {found[0]} of {brief(found[1])}, "
-                f"in {what} it is {kinds} of {source}"
+                f"{document.path}: layer {index} is {kind} with input {brief(inputs)}; "
+                f"in {what} it is {kinds} with input {source}"
             )
 
 
 def check_norms(network: Any, document: Document) -> None:
-    """The networks here have one epsilon in every batch norm; another one would give other numbers silently."""
+    """Raises CheckpointError for a batch norm with another epsilon than BN_EPS, which would shift all outputs."""
     for name, module in modules_of(network, document).items():
         epsilon = vars(module).get("eps", BN_EPS)
         if kind_of(module) == "BatchNorm2d" and not (isinstance(epsilon, float) and abs(epsilon - BN_EPS) < 1e-9):
@@ -107,24 +108,26 @@ def check_norms(network: Any, document: Document) -> None:
 
 
 def activation_of(modules: Mapping[str, Any], document: Document) -> str:
-    """The one activation of all ``modules`` (name -> module) that are called ``act``."""
+    """The activation of all ``modules`` (dotted name -> module) named ``act``. Raises CheckpointError for several."""
     kinds = {kind_of(module) for name, module in modules.items() if name.rpartition(".")[2] == "act"}
     if len(kinds) != 1 or not kinds <= ACTIVATION_NAMES.keys():
-        raise CheckpointError(f"{document.path}: activations {sorted(kinds)} are not supported; SiLU or ReLU alone is")
+        raise CheckpointError(
+            f"{document.path}: activations {sorted(kinds)} are not supported; all must be SiLU, or all ReLU"
+        )
     return ACTIVATION_NAMES[kinds.pop()]
 
 
 @dataclass(frozen=True)
-class HeadFacts:
-    """What the pickled head says of itself."""
+class AnchorHeadFacts:
+    """The facts that a pickled head with anchors holds."""
 
     num_keypoints: int
     num_classes: int
-    anchors: Anchors
+    anchors: Anchors  # pixels
 
 
-def head_facts(head: Any, document: Document) -> HeadFacts:
-    """Keypoints, classes and anchors in pixels. Anchors may have evolved in training, so the file's own count."""
+def anchor_head_facts(head: Any, document: Document) -> AnchorHeadFacts:
+    """Keypoints, classes and anchors. The anchors are read from the file because training may have changed them."""
     state = vars(head)
     grid = state.get("_buffers", {}).get("anchor_grid")
     counts = (state.get("nkpt"), state.get("nc"))
@@ -132,15 +135,15 @@ def head_facts(head: Any, document: Document) -> HeadFacts:
         raise CheckpointError(f"{document.path}: the pickled head lacks its anchors, keypoints or classes")
     pixels = document.tensor(grid, "anchor_grid").to(torch.float32)
     if pixels.ndim != 6 or pixels.shape[-1] != 2:
-        raise CheckpointError(f"{document.path}: anchors of shape {tuple(pixels.shape)} are not understood")
+        raise CheckpointError(f"{document.path}: anchors of shape {tuple(pixels.shape)} are not supported")
     anchors = tuple(tuple((float(w), float(h)) for w, h in level.reshape(-1, 2).tolist()) for level in pixels)
-    return HeadFacts(int(state["nkpt"]), int(state["nc"]), anchors)
+    return AnchorHeadFacts(int(state["nkpt"]), int(state["nc"]), anchors)
 
 
 def multiplier(network: StandIn, key: str, document: Document) -> float:
-    """``depth_multiple`` or ``width_multiple`` of the model description that the network carries."""
+    """``depth_multiple`` or ``width_multiple`` in the model description inside the network."""
     description = vars(network).get("yaml")
     value = description.get(key) if isinstance(description, dict) else None
     if not isinstance(value, int | float) or not 0 < value <= MAX_MULTIPLIER:
-        raise CheckpointError(f"{document.path}: the pickled network carries no {key}")
+        raise CheckpointError(f"{document.path}: the model description has no valid {key}")
     return float(value)

@@ -1,10 +1,8 @@
-"""Rows of a layer table from pickled modules of Ultralytics, and the names that their tensors get.
+"""Reader for the pose networks of Ultralytics (YOLOv8, YOLO11, YOLO26): a pickled network, rebuilt from its modules.
 
-Pose networks of Ultralytics (YOLOv8, YOLO11, YOLO26): a pickled network, rebuilt from its own modules.
-
-Their code and weights are under AGPL-3.0; this reader is written from facts about the files, runs none of their code.
-Which layers there are, and how wide, is read from what was pickled (ultralytics_layers.py), so that every size and
-every change of depth or width is read, and a layer that is not known is refused by name.
+Their code and weights are under AGPL-3.0. This reader was written from facts about the files and runs none of their
+code. Every layer and its width is read from the pickled modules into a ``LayerTable``. So all sizes and all changes of
+depth and width are supported, and an unknown layer is refused by name.
 """
 
 from __future__ import annotations
@@ -26,18 +24,32 @@ from ..model.layer_table import CSP_REPEATS, MAX_CHANNELS, DistanceSettings, Lay
 from ..model.pose_net import PoseNet
 from . import pickled, transfer
 from .archive import Document
-from .pickle_values import InertTensor, StandIn, brief, stand_in_name
+from .pickle_values import InertTensor, StandIn, brief
 
+FORMAT = "ultralytics"
+PACKAGE = "ultralytics.nn.tasks"  # of the class of the network
+HEADS = {"Pose": "yolov8-pose", "Pose26": "yolo26-pose"}
+TASKS = {
+    "DetectionModel": "detection", "SegmentationModel": "segmentation", "ClassificationModel": "classification",
+    "OBBModel": "oriented boxes", "RTDETRDetectionModel": "detection", "WorldModel": "detection",
+}  # fmt: skip
+ONE_TO_ONE = "one2one_"  # prefix of the branch of the head that gives each person once
+MAX_LICENSE = 200  # characters that are kept
+DEFAULT_LICENSE = "AGPL-3.0 (Ultralytics' own; the file does not say)"
+
+# Kinds of layers and blocks, in the names of ``layer_table``.
 KINDS = {
     "Conv": "conv", "C2f": "gather", "C3k2": "gather", "C2": "join-first", "C2PSA": "join-second", "SPPF": "pool",
     "Upsample": "upsample", "Concat": "concat",
 }  # fmt: skip
 BLOCKS = {"Bottleneck": "bottleneck", "C3k": "csp", "PSABlock": "attention", "Sequential": "bottleneck-attention"}
-# Where a block has no activation; the first of the pooling may have none.
+
+# Names of the activations of blocks that have none; the first convolution of a pooling layer may have none.
 _LINEAR = re.compile(r"(attn\.(qkv|proj|pe)|ffn\.1)\.act$")
 _POOL_LINEAR = re.compile(r"^model\.\d+\.cv1\.act$")
-# What each kind of module is made of, "*" for members by number. A class of another name may compute something else.
-_BLOCK = {"conv": ("Conv2d",), "bn": ("BatchNorm2d",)}  # and the activation, see below
+# Allowed classes of the children of each kind of module, "*" for numbered ones. Another class may compute something
+# else. Activations are checked separately.
+_BLOCK = {"conv": ("Conv2d",), "bn": ("BatchNorm2d",)}
 _STAGE = {"cv1": ("Conv",), "cv2": ("Conv",), "m": ("ModuleList", "Sequential")}
 _LISTS = {"*": ("Sequential", "ModuleList", "Conv", "DWConv", "Conv2d", "Bottleneck", "C3k", "PSABlock")}
 _PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -58,204 +70,19 @@ _PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "ModuleList": _LISTS,
     **{kind: {} for kind in ("Conv2d", "BatchNorm2d", "SiLU", "Identity", "MaxPool2d", "Upsample", "Concat")},
 }
+_ATTENTION_PARTS = (
+    ("attn.qkv", "attention.qkv"), ("attn.proj", "attention.project"), ("attn.pe", "attention.position"),
+    ("ffn.0", "expand"), ("ffn.1", "reduce"),
+)  # fmt: skip
 
 
-def read_layer(number: int, module: Any, tensors: Mapping[str, InertTensor], document: Document) -> Layer:
-    """Raises CheckpointError for a layer that is not known."""
-    kind, state = pickled.kind_of(module), vars(module)
-    if kind not in KINDS:
-        raise CheckpointError(
-            f"{document.path}: layer {number} is {kind or brief(module)}; of Ultralytics' networks those of YOLOv8, "
-            f"YOLO11 and YOLO26 are read, made of {', '.join(KINDS)}. Export it to ONNX there, and import that"
-        )
-    sources = _sources_ultralytics_layers(number, state.get("f"), document)
-    prefix = f"model.{number}."
-
-    def outputs(name: str) -> int:
-        return transfer.shape_of(tensors, f"{prefix}{name}.weight", document, kind)[0]
-
-    if kind == "Upsample":
-        if state.get("mode") != "nearest" or state.get("scale_factor") != 2.0:
-            raise CheckpointError(f"{document.path}: layer {number} enlarges maps other than twice, to the nearest")
-        return _checked(document, kind="upsample", sources=sources)
-    if kind == "Concat":
-        if state.get("d") != 1:
-            raise CheckpointError(f"{document.path}: layer {number} joins maps along {brief(state.get('d'))}")
-        return _checked(document, kind="concat", sources=sources)
-    if kind == "Conv":
-        conv = vars(pickled.children(module)["conv"])
-        sizes = tuple(pair[0] if _square(pair) else 0 for pair in (conv.get("kernel_size"), conv.get("stride")))
-        return _checked(
-            document, kind="conv", sources=sources, channels=outputs("conv"), kernel=sizes[0], stride=sizes[1]
-        )
-    if kind == "SPPF":
-        pool = vars(pickled.children(module)["m"])
-        window, pools = pool.get("kernel_size"), state.get("n", 3)
-        plain = (pool.get("stride"), pool.get("dilation", 1), pool.get("ceil_mode", False)) == (1, 1, False)
-        if type(window) is not int or not plain or pool.get("padding") != window // 2 or pools != 3:
-            raise CheckpointError(f"{document.path}: layer {number} pools {brief(pools)} times over {brief(window)}")
-        act = pickled.children(pickled.children(module)["cv1"]).get("act")
-        return _checked(
-            document, kind="pool", sources=sources, channels=outputs("cv2.conv"), kernel=window,
-            shortcut=state.get("add", False) is True, linear=pickled.kind_of(act) == "Identity",
-        )  # fmt: skip
-    hidden, rest = divmod(outputs("cv1.conv"), 2)
-    blocks = list(pickled.children(pickled.children(module)["m"]).values())
-    names = {BLOCKS.get(pickled.kind_of(block)) for block in blocks}
-    if rest or len(names) != 1 or None in names:
-        found = sorted({pickled.kind_of(block) for block in blocks})
-        raise CheckpointError(f"{document.path}: layer {number} is made of {found}, which are not known there")
-    block = str(names.pop())
-    first = f"{prefix}m.0."
-    if block == "csp":
-        repeats = transfer.count_blocks(tensors, f"{first}m.")
-        if repeats != CSP_REPEATS:
-            raise CheckpointError(f"{document.path}: layer {number} has blocks of {repeats} bottlenecks, not two")
-    inside = {"bottleneck": "m.0.cv1.conv", "bottleneck-attention": "m.0.0.cv1.conv"}.get(block)
-    return _checked(
-        document, kind=KINDS[kind], sources=sources, channels=outputs("cv2.conv"), hidden=hidden, block=block,
-        repeats=len(blocks), shortcut=_shortcut(number, module, document), width=outputs(inside) if inside else 0,
-    )  # fmt: skip
-
-
-def _checked(document: Document, **fields: Any) -> Layer:
-    try:
-        return Layer(**fields)
-    except ValueError as error:
-        raise CheckpointError(f"{document.path}: {error}") from error
-
-
-def _square(pair: Any) -> bool:
-    """Of two equal numbers; types first, for comparing what a file may hold can last for ever."""
-    return isinstance(pair, tuple) and len(pair) == 2 and type(pair[0]) is type(pair[1]) is int and pair[0] == pair[1]
-
-
-def _sources_ultralytics_layers(number: int, given: Any, document: Document) -> tuple[int, ...]:
-    """Absolute numbers; theirs are relative where negative."""
-    listed = given if isinstance(given, list) else [given]
-    if not all(type(source) is int and -max(number, 1) <= source < number for source in listed):
-        raise CheckpointError(f"{document.path}: layer {number} takes {brief(given)}, which are no layers before it")
-    return tuple(source if source >= 0 else number + source for source in listed)
-
-
-def _shortcut(number: int, module: Any, document: Document) -> bool:
-    """Whether the bottlenecks add their input: all or none; those with attention always do."""
-    found: dict[str, set[bool]] = {"Bottleneck": set(), "PSABlock": set()}
-    for part in pickled.modules_of(module, document).values():
-        if (kind := pickled.kind_of(part)) in found:
-            adds = vars(part).get("add")
-            if type(adds) is not bool:
-                raise CheckpointError(f"{document.path}: a block of layer {number} does not say if it adds its input")
-            found[kind].add(adds)
-    if found["PSABlock"] - {True} or len(found["Bottleneck"]) > 1:
-        raise CheckpointError(f"{document.path}: some blocks of layer {number} add their input and others do not")
-    return found["Bottleneck"] == {True}
-
-
-def check_modules(network: Any, dropped: tuple[str, ...], document: Document) -> None:
-    """What shapes do not show. Raises CheckpointError for modules that are not known where they stand, and for
-    convolutions, activations or attention of another make. dropped: starts of names that are not used."""
-    modules = {
-        name: module
-        for name, module in pickled.modules_of(network, document).items()
-        if not f"{name}.".startswith(dropped)
-    }
-    if not any(pickled.kind_of(module) == "BatchNorm2d" for module in modules.values()):
-        raise CheckpointError(
-            f"{document.path}: batch norm is folded into its convolutions already, such a network cannot be trained; "
-            "give the file before model.fuse(), or export it to ONNX there and import that"
-        )
-    for name, module in modules.items():
-        kind = pickled.kind_of(module)
-        if kind == "Conv2d":
-            _check_conv(name, vars(module), document)
-        elif kind == "Attention":
-            _check_attention(name, module, document)
-        elif name.endswith(".act"):
-            _check_activation(name, modules, document)
-        if kind not in _PARTS or name == "model":  # layers, which read_layer knows
-            continue
-        for part in pickled.children(module):
-            child = modules.get(f"{name}.{part}")  # None: there is none, or it is not used
-            wanted = _PARTS[kind].get(part, _PARTS[kind].get("*", ()))
-            if part != "act" and child is not None and pickled.kind_of(child) not in wanted:
-                raise CheckpointError(
-                    f"{document.path}: {name}.{part} is {pickled.kind_of(child)}, which is not known in {kind}"
-                )
-
-
-def _check_activation(name: str, modules: Mapping[str, StandIn], document: Document) -> None:
-    kind = pickled.kind_of(modules[name])
-    pool = _POOL_LINEAR.match(name) and pickled.kind_of(modules[name.rsplit(".", 2)[0]]) == "SPPF"
-    wanted = ("Identity",) if _LINEAR.search(name) else ("SiLU", "Identity") if pool else ("SiLU",)
-    if kind not in wanted:
-        raise CheckpointError(f"{document.path}: the activation {name} is {kind}; SiLU is supported")
-
-
-def _check_conv(name: str, state: Mapping[str, Any], document: Document) -> None:
-    kernel = state.get("kernel_size")
-    strided = re.fullmatch(r"model\.\d+\.conv", name)
-    middle = (kernel[0] // 2,) * 2 if _square(kernel) and isinstance(kernel, tuple) else None
-    plain = state.get("dilation") == (1, 1) and state.get("padding_mode") == "zeros" and state.get("padding") == middle
-    if not plain or not (strided or state.get("stride") == (1, 1)):
-        raise CheckpointError(f"{document.path}: the convolution {name} is dilated, strided or padded otherwise")
-
-
-def _check_attention(name: str, module: StandIn, document: Document) -> None:
-    found = [vars(module).get(key) for key in ("num_heads", "head_dim", "key_dim")]
-    heads, values, keys = (number if type(number) is int and 0 < number <= MAX_CHANNELS else 0 for number in found)
-    scale = vars(module).get("scale")
-    known = heads * keys > 0 and heads == attention_heads(heads * values) and keys == values // 2
-    if not known or not isinstance(scale, float) or abs(scale - float(keys) ** -0.5) > 1e-6:
-        raise CheckpointError(
-            f"{document.path}: {name} has {' heads, '.join(map(brief, found))} channels, scaled by {brief(scale)}"
-        )
-
-
-def layer_rules(number: int, layer: Layer, neck_begins: int) -> list[tuple[str, str]]:
-    """From names of their tensors to ours, of one layer."""
-    theirs = rf"model\.{number}\."
-    ours = f"{'backbone' if number < neck_begins else 'neck'}.layers.{number}."
-    if layer.kind == "conv":
-        return [(theirs, ours)]
-    if layer.kind == "pool":
-        return [(rf"{theirs}cv(\d)\.", rf"{ours}conv\1.")]
-    block, inner = rf"{theirs}m\.(\d+)\.", rf"{ours}blocks.\1."
-    found = [(rf"{theirs}cv1\.", f"{ours}split."), (rf"{theirs}cv2\.", f"{ours}final.")]
-    if layer.block == "csp":
-        found += [
-            (rf"{block}cv{index}\.", f"{inner}{part}.") for index, part in enumerate(("main", "short", "final"), 1)
-        ]
-        found.append((rf"{block}m\.(\d+)\.cv(\d)\.", rf"{inner}blocks.\2.conv\3."))
-    if layer.block == "bottleneck":
-        found.append((rf"{block}cv(\d)\.", rf"{inner}conv\2."))
-    if layer.block == "bottleneck-attention":
-        found.append((rf"{block}0\.cv(\d)\.", rf"{inner}0.conv\2."))
-        block, inner = rf"{block}1\.", f"{inner}1."
-    attention = (("attn.qkv", "attention.qkv"), ("attn.proj", "attention.project"), ("attn.pe", "attention.position"))
-    for part, name in (*attention, ("ffn.0", "expand"), ("ffn.1", "reduce")):
-        found.append((rf"{block}{re.escape(part)}\.", f"{inner}{name}."))
-    return found
-
-
-FORMAT = "ultralytics"
-HEADS = {"Pose": "yolov8-pose", "Pose26": "yolo26-pose"}
-TASKS = {
-    "DetectionModel": "detection", "SegmentationModel": "segmentation", "ClassificationModel": "classification",
-    "OBBModel": "oriented boxes", "RTDETRDetectionModel": "detection", "WorldModel": "detection",
-}  # fmt: skip
-ONE_TO_ONE = "one2one_"
-LICENCE = 200  # characters of it that are kept
-LICENCE_UNSAID = "AGPL-3.0 (Ultralytics' own; the file does not say)"
-
-
-def recognises(content: Any) -> bool:
-    return _network(content) is not None
+def recognizes(content: Any) -> bool:
+    return pickled.network_of(content, PACKAGE) is not None
 
 
 def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     """The averaged network where there is one. Raises UnknownCheckpoint for networks of other tasks."""
-    network = _network(document.content)
+    network = pickled.network_of(document.content, PACKAGE)
     assert network is not None
     layers = pickled.layers_of(network)
     head = layers[-1] if layers else None
@@ -270,120 +97,106 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     check_modules(network, dropped, document)
     rows = [read_layer(number, layer, tensors, document) for number, layer in enumerate(layers[:-1])]
     try:
-        table = LayerTable(tuple(rows), _sources(head, document), settings)
+        table = LayerTable(tuple(rows), _head_sources(head, document), settings)
     except ValueError as error:
         raise CheckpointError(f"{document.path}: its layers do not fit each other: {error}") from error
     _check_strides(head, table.strides, document)
-    points, classes = _counts(head, document)
+    num_keypoints, num_classes = _counts(head, document)
     config = NetConfig(
         name="",
         family=_family(kind, layers),
         depth=1.0,
         width=1.0,
-        input=_input(document.content, network, table.multiple),
-        skeleton=transfer.skeleton_for(points, skeleton, document),
-        classes=transfer.class_names(classes, document, vars(network).get("names")),
+        input=_input_spec(document.content, network, table.multiple),
+        skeleton=transfer.skeleton_for(num_keypoints, skeleton, document),
+        classes=transfer.class_names(num_classes, document, vars(network).get("names")),
         head="distance",
         table=table,
     )
-    config = replace(config, name=_name(config, network))
-    rules = {f"model.{number}.": layer_rules(number, row, table.neck_begins) for number, row in enumerate(rows)}
+    config = replace(config, name=_name(config.family, table, network))
+    rules = {f"model.{number}.": _layer_rules(number, row, table.neck_begins) for number, row in enumerate(rows)}
     rules[at_head] = _head_rules(at_head, settings, kind)
     renamed: dict[str, Tensor] = {}
     for start, some in _by_layer(tensors).items():
         kept = {name: tensor for name, tensor in some.items() if not name.startswith(dropped)}
         renamed |= transfer.rename_all(kept, rules.get(start, ()), document)
-    net = transfer.filled_net(config, renamed, document)
-    net.source_format = FORMAT
-    licence = document.content.get("license")
-    net.weights_licence = licence[:LICENCE] if isinstance(licence, str) and licence else LICENCE_UNSAID
+    net = transfer.filled_net(config, renamed, document, FORMAT)
+    license_text = document.content.get("license")
+    given = isinstance(license_text, str) and license_text
+    net.weights_licence = license_text[:MAX_LICENSE] if given else DEFAULT_LICENSE
     return net
 
 
-def _by_layer(tensors: dict[str, InertTensor]) -> dict[str, dict[str, InertTensor]]:
-    """By the start of their names, such as "model.7."."""
-    found: dict[str, dict[str, InertTensor]] = {}
-    for name, tensor in tensors.items():
-        found.setdefault(".".join(name.split(".", 2)[:2]) + ".", {})[name] = tensor
-    return found
-
-
-def _network(content: Any) -> StandIn | None:
-    if not isinstance(content, dict):
-        return None
-    for key in ("ema", "model"):
-        network = content.get(key)
-        if isinstance(network, StandIn) and stand_in_name(network).startswith("ultralytics.nn.tasks."):
-            return network
-    return None
-
-
-def _sources(head: Any, document: Document) -> tuple[int, ...]:
-    sources = vars(head).get("f")
-    if not isinstance(sources, list) or not all(type(source) is int for source in sources):
-        raise CheckpointError(f"{document.path}: the head takes {brief(sources)}, which are no layers")
-    return tuple(sources)
-
-
-def _counts(head: Any, document: Document) -> tuple[int, int]:
-    """Keypoints and classes."""
-    state = vars(head)
-    shape, classes = state.get("kpt_shape"), state.get("nc")
-    if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(type(n) is int for n in (*shape, classes)):
-        raise CheckpointError(f"{document.path}: the pickled head lacks its keypoints or classes")
-    if shape[1] != 3:
-        raise UnknownCheckpoint(
-            f"{document.path}: its keypoints are {list(shape)}, without visibility: train it with kpt_shape [K, 3], "
-            "the runtime promises a score for each keypoint"
-        )
-    return shape[0], classes
+# What the head and the network say about themselves.
 
 
 def _head_settings(
     head: Any, prefix: str, tensors: dict[str, InertTensor], document: Document
 ) -> tuple[DistanceSettings, tuple[str, ...]]:
-    """What the head is made of, and the starts of names of what only its training needs.
+    """The settings of the head, and the prefixes of tensors that only training needs.
 
-    Of two branches the one is taken that gives each person once.
+    If the head has two branches, the one-to-one branch is used, which gives each person once.
     """
     one_to_one = pickled.children(head).get(f"{ONE_TO_ONE}cv2") is not None  # None after their ``fuse``
-    last = pickled.kind_of(head) == "Pose26"
+    is_26 = pickled.kind_of(head) == "Pose26"
     start = ONE_TO_ONE if one_to_one else ""
 
     def outputs(name: str) -> int:
         return transfer.shape_of(tensors, f"{prefix}{start}{name}.weight", document, "Ultralytics'")[0]
 
     separable = f"{prefix}{start}cv3.0.0.0.conv.weight" in tensors
-    bins, rest = divmod(outputs("cv2.0.2"), 4)
+    box_channels = outputs("cv2.0.2")
+    bins, rest = divmod(box_channels, 4)
     if rest or bins != vars(head).get("reg_max"):
-        raise CheckpointError(f"{document.path}: boxes of {4 * bins + rest} numbers, and not of four distances")
+        raise CheckpointError(f"{document.path}: {box_channels} box channels are not four distances of reg_max bins")
     settings = DistanceSettings(
         box_width=outputs("cv2.0.0.conv"),
         class_width=outputs("cv3.0.0.1.conv" if separable else "cv3.0.0.conv"),
         keypoint_width=outputs("cv4.0.0.conv"),
         bins=bins,
         depthwise_classes=separable,
-        half_cell=last,
+        half_cell=is_26,
         one_to_one=one_to_one,
     )
     if bins > 1:
         _check_bins(tensors.get(f"{prefix}dfl.conv.weight"), bins, document)
-    towers = ("cv2.", "cv3.", "cv4.", *(("cv4_kpts.",) if last else ()))
+    towers = ("cv2.", "cv3.", "cv4.", *(("cv4_kpts.",) if is_26 else ()))
     dropped = [f"{prefix}dfl.", f"{prefix}flow_model.", f"{prefix}cv4_sigma.", f"{prefix}{ONE_TO_ONE}cv4_sigma."]
     return settings, (*dropped, *(f"{prefix}{tower}" for tower in towers if one_to_one))
 
 
 def _check_bins(weight: InertTensor | None, bins: int, document: Document) -> None:
-    """The mean of a distribution is taken by a convolution there, with constants for weights."""
+    """The file computes the mean of a distribution by a convolution whose weights are the values of the bins."""
     values = None if weight is None else document.tensor(weight, "dfl").flatten().float()
     if values is None or not torch.equal(values, torch.arange(bins, dtype=torch.float32)):
         raise CheckpointError(f"{document.path}: the values of the {bins} bins of a distance are not 0 to {bins - 1}")
 
 
+def _head_sources(head: Any, document: Document) -> tuple[int, ...]:
+    sources = vars(head).get("f")
+    if not isinstance(sources, list) or not all(type(source) is int for source in sources):
+        raise CheckpointError(f"{document.path}: the head takes {brief(sources)}, which is no list of layers")
+    return tuple(sources)
+
+
 def _check_strides(head: Any, strides: tuple[int, ...], document: Document) -> None:
     stored = vars(head).get("stride")
     if isinstance(stored, InertTensor) and document.tensor(stored, "stride").tolist() != list(strides):
-        raise CheckpointError(f"{document.path}: the head has other strides than its layers give, {strides}")
+        raise CheckpointError(f"{document.path}: the strides of the head differ from those of its layers, {strides}")
+
+
+def _counts(head: Any, document: Document) -> tuple[int, int]:
+    """Number of keypoints and of classes."""
+    state = vars(head)
+    shape, classes = state.get("kpt_shape"), state.get("nc")
+    if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(type(n) is int for n in (*shape, classes)):
+        raise CheckpointError(f"{document.path}: the pickled head lacks its keypoints or classes")
+    if shape[1] != 3:
+        raise UnknownCheckpoint(
+            f"{document.path}: its keypoints are {list(shape)}, without visibility; train it with kpt_shape [K, 3], "
+            "because yolopose needs a score for each keypoint"
+        )
+    return shape[0], classes
 
 
 def _family(kind: str, layers: list[Any]) -> str:
@@ -391,32 +204,233 @@ def _family(kind: str, layers: list[Any]) -> str:
     return "yolo11-pose" if kind == "Pose" and "C3k2" in kinds else HEADS[kind]
 
 
-def _name(config: NetConfig, network: StandIn) -> str:
-    """As published: yolov8n-pose, yolov8x-pose-p6; without a letter where the file tells no size."""
+def _name(family: str, table: LayerTable, network: StandIn) -> str:
+    """The published name, such as yolov8n-pose or yolov8x-pose-p6; without a letter if the file holds no size."""
     description = vars(network).get("yaml")
     scale = description.get("scale") if isinstance(description, dict) else None
     letter = scale if isinstance(scale, str) and re.fullmatch("[nsmlx]", scale) else ""
-    assert config.table is not None
-    more = "-p6" if config.table.strides[-1] == 64 else ""
-    return f"{config.family.removesuffix('-pose')}{letter}-pose{more}"
+    suffix = "-p6" if table.strides[-1] == 64 else ""
+    return f"{family.removesuffix('-pose')}{letter}-pose{suffix}"
 
 
-def _input(content: Any, network: StandIn, multiple: int) -> InputSpec:
-    """The size that it was trained with."""
-    told = [source for source in (content.get("train_args"), vars(network).get("args")) if isinstance(source, dict)]
-    sizes: list[Any] = [source.get("imgsz") for source in told]
+def _input_spec(content: Any, network: StandIn, multiple: int) -> InputSpec:
+    """RGB in 0..1; the size of the training settings, rounded down to a multiple, else 640."""
+    sources = [source for source in (content.get("train_args"), vars(network).get("args")) if isinstance(source, dict)]
+    sizes: list[Any] = [source.get("imgsz") for source in sources]
     size = next((size for size in sizes if type(size) is int and multiple <= size <= transfer.MAX_INPUT), 640)
     return replace(RGB_UNIT, multiple=multiple, size=size // multiple * multiple)
 
 
+# Rows of the layer table.
+
+
+def read_layer(number: int, module: Any, tensors: Mapping[str, InertTensor], document: Document) -> Layer:
+    """The row of one layer. Raises CheckpointError for an unknown layer."""
+    kind, state = pickled.kind_of(module), vars(module)
+    if kind not in KINDS:
+        raise CheckpointError(
+            f"{document.path}: layer {number} is {kind or brief(module)}; supported are the layers of YOLOv8, YOLO11 "
+            f"and YOLO26: {', '.join(KINDS)}. Export it to ONNX with Ultralytics, and import that"
+        )
+    sources = _layer_sources(number, state.get("f"), document)
+    prefix = f"model.{number}."
+
+    def outputs(name: str) -> int:
+        return transfer.shape_of(tensors, f"{prefix}{name}.weight", document, kind)[0]
+
+    if kind == "Upsample":
+        if state.get("mode") != "nearest" or state.get("scale_factor") != 2.0:
+            raise CheckpointError(f"{document.path}: layer {number} upsamples; only factor 2, nearest, is supported")
+        return _layer(document, kind="upsample", sources=sources)
+    if kind == "Concat":
+        if state.get("d") != 1:
+            raise CheckpointError(
+                f"{document.path}: layer {number} concatenates along axis {brief(state.get('d'))}; axis 1 is supported"
+            )
+        return _layer(document, kind="concat", sources=sources)
+    if kind == "Conv":
+        conv = vars(pickled.children(module)["conv"])
+        sizes = tuple(pair[0] if _square(pair) else 0 for pair in (conv.get("kernel_size"), conv.get("stride")))
+        return _layer(
+            document, kind="conv", sources=sources, channels=outputs("conv"), kernel=sizes[0], stride=sizes[1]
+        )
+    if kind == "SPPF":
+        pool = vars(pickled.children(module)["m"])
+        window, pools = pool.get("kernel_size"), state.get("n", 3)
+        plain = (pool.get("stride"), pool.get("dilation", 1), pool.get("ceil_mode", False)) == (1, 1, False)
+        if type(window) is not int or not plain or pool.get("padding") != window // 2 or pools != 3:
+            raise CheckpointError(
+                f"{document.path}: layer {number} pools {brief(pools)} times over {brief(window)}; supported are three "
+                "pools with stride 1, no dilation and padding of half the window"
+            )
+        act = pickled.children(pickled.children(module)["cv1"]).get("act")
+        return _layer(
+            document, kind="pool", sources=sources, channels=outputs("cv2.conv"), kernel=window,
+            shortcut=state.get("add", False) is True, linear=pickled.kind_of(act) == "Identity",
+        )  # fmt: skip
+    hidden, rest = divmod(outputs("cv1.conv"), 2)
+    blocks = list(pickled.children(pickled.children(module)["m"]).values())
+    names = {BLOCKS.get(pickled.kind_of(block)) for block in blocks}
+    if rest or len(names) != 1 or None in names:
+        found = sorted({pickled.kind_of(block) for block in blocks})
+        raise CheckpointError(f"{document.path}: layer {number} ({kind}) has blocks {found}, which are not supported")
+    block = str(names.pop())
+    if block == "csp":
+        repeats = transfer.count_blocks(tensors, f"{prefix}m.0.m.")
+        if repeats != CSP_REPEATS:
+            raise CheckpointError(
+                f"{document.path}: layer {number} has blocks of {repeats} bottlenecks; {CSP_REPEATS} are supported"
+            )
+    inside = {"bottleneck": "m.0.cv1.conv", "bottleneck-attention": "m.0.0.cv1.conv"}.get(block)
+    return _layer(
+        document, kind=KINDS[kind], sources=sources, channels=outputs("cv2.conv"), hidden=hidden, block=block,
+        repeats=len(blocks), shortcut=_shortcut(number, module, document), width=outputs(inside) if inside else 0,
+    )  # fmt: skip
+
+
+def _layer(document: Document, **fields: Any) -> Layer:
+    try:
+        return Layer(**fields)
+    except ValueError as error:
+        raise CheckpointError(f"{document.path}: {error}") from error
+
+
+def _layer_sources(number: int, given: Any, document: Document) -> tuple[int, ...]:
+    """Absolute layer numbers; in the file negative ones are relative."""
+    listed = given if isinstance(given, list) else [given]
+    if not all(type(source) is int and -max(number, 1) <= source < number for source in listed):
+        raise CheckpointError(f"{document.path}: layer {number} takes {brief(given)}; inputs must be earlier layers")
+    return tuple(source if source >= 0 else number + source for source in listed)
+
+
+def _square(pair: Any) -> bool:
+    """Whether this is a pair of equal integers. Types first, because comparing values of the file may never end."""
+    return isinstance(pair, tuple) and len(pair) == 2 and type(pair[0]) is type(pair[1]) is int and pair[0] == pair[1]
+
+
+def _shortcut(number: int, module: Any, document: Document) -> bool:
+    """Whether the bottlenecks add their input: all or none. Blocks with attention always do."""
+    found: dict[str, set[bool]] = {"Bottleneck": set(), "PSABlock": set()}
+    for part in pickled.modules_of(module, document).values():
+        if (kind := pickled.kind_of(part)) in found:
+            adds = vars(part).get("add")
+            if type(adds) is not bool:
+                raise CheckpointError(f"{document.path}: a block of layer {number} does not say if it adds its input")
+            found[kind].add(adds)
+    if found["PSABlock"] - {True} or len(found["Bottleneck"]) > 1:
+        raise CheckpointError(f"{document.path}: some blocks of layer {number} add their input and others do not")
+    return found["Bottleneck"] == {True}
+
+
+# Checks of what tensor shapes do not show.
+
+
+def check_modules(network: Any, dropped: tuple[str, ...], document: Document) -> None:
+    """Raises CheckpointError for unsupported classes of modules, convolutions, activations or attention.
+
+    dropped: prefixes of modules that are not used.
+    """
+    modules = {
+        name: module
+        for name, module in pickled.modules_of(network, document).items()
+        if not f"{name}.".startswith(dropped)
+    }
+    if not any(pickled.kind_of(module) == "BatchNorm2d" for module in modules.values()):
+        raise CheckpointError(
+            f"{document.path}: batch norm is already folded into the convolutions, such a network cannot be trained; "
+            "give the file before model.fuse(), or export it to ONNX with Ultralytics and import that"
+        )
+    for name, module in modules.items():
+        kind = pickled.kind_of(module)
+        if kind == "Conv2d":
+            _check_conv(name, vars(module), document)
+        elif kind == "Attention":
+            _check_attention(name, module, document)
+        elif name.endswith(".act"):
+            _check_activation(name, modules, document)
+        if kind not in _PARTS or name == "model":  # the layers themselves, which read_layer checks
+            continue
+        for part in pickled.children(module):
+            child = modules.get(f"{name}.{part}")  # None: absent or not used
+            allowed = _PARTS[kind].get(part, _PARTS[kind].get("*", ()))
+            if part != "act" and child is not None and pickled.kind_of(child) not in allowed:
+                raise CheckpointError(
+                    f"{document.path}: {name}.{part} is {pickled.kind_of(child)}, which is not supported in {kind}"
+                )
+
+
+def _check_activation(name: str, modules: Mapping[str, StandIn], document: Document) -> None:
+    kind = pickled.kind_of(modules[name])
+    pool = _POOL_LINEAR.match(name) and pickled.kind_of(modules[name.rsplit(".", 2)[0]]) == "SPPF"
+    allowed = ("Identity",) if _LINEAR.search(name) else ("SiLU", "Identity") if pool else ("SiLU",)
+    if kind not in allowed:
+        raise CheckpointError(f"{document.path}: the activation {name} is {kind}; {' or '.join(allowed)} is supported")
+
+
+def _check_conv(name: str, state: Mapping[str, Any], document: Document) -> None:
+    kernel = state.get("kernel_size")
+    may_have_stride = re.fullmatch(r"model\.\d+\.conv", name)
+    padding = (kernel[0] // 2,) * 2 if _square(kernel) and isinstance(kernel, tuple) else None
+    plain = state.get("dilation") == (1, 1) and state.get("padding_mode") == "zeros" and state.get("padding") == padding
+    if not plain or not (may_have_stride or state.get("stride") == (1, 1)):
+        raise CheckpointError(f"{document.path}: dilation, stride or padding of convolution {name} is not supported")
+
+
+def _check_attention(name: str, module: StandIn, document: Document) -> None:
+    found = [vars(module).get(key) for key in ("num_heads", "head_dim", "key_dim")]
+    heads, values, keys = (number if type(number) is int and 0 < number <= MAX_CHANNELS else 0 for number in found)
+    scale = vars(module).get("scale")
+    known = heads * keys > 0 and heads == attention_heads(heads * values) and keys == values // 2
+    if not known or not isinstance(scale, float) or abs(scale - float(keys) ** -0.5) > 1e-6:
+        heads_text, values_text, keys_text = map(brief, found)
+        raise CheckpointError(
+            f"{document.path}: {name} has {heads_text} heads, {values_text} value channels, {keys_text} key channels "
+            f"and scale {brief(scale)}, which is not supported"
+        )
+
+
+# From the names of tensors in the file to those of ``PoseNet``.
+
+
+def _by_layer(tensors: dict[str, InertTensor]) -> dict[str, dict[str, InertTensor]]:
+    """The tensors of each layer, by the prefix of their names, such as "model.7."."""
+    found: dict[str, dict[str, InertTensor]] = {}
+    for name, tensor in tensors.items():
+        found.setdefault(".".join(name.split(".", 2)[:2]) + ".", {})[name] = tensor
+    return found
+
+
+def _layer_rules(number: int, layer: Layer, neck_begins: int) -> list[tuple[str, str]]:
+    old = rf"model\.{number}\."
+    new = f"{'backbone' if number < neck_begins else 'neck'}.layers.{number}."
+    if layer.kind == "conv":
+        return [(old, new)]
+    if layer.kind == "pool":
+        return [(rf"{old}cv(\d)\.", rf"{new}conv\1.")]
+    old_block, new_block = rf"{old}m\.(\d+)\.", rf"{new}blocks.\1."
+    rules = [(rf"{old}cv1\.", f"{new}split."), (rf"{old}cv2\.", f"{new}final.")]
+    if layer.block == "csp":
+        for index, part in enumerate(("main", "short", "final"), 1):
+            rules.append((rf"{old_block}cv{index}\.", f"{new_block}{part}."))
+        rules.append((rf"{old_block}m\.(\d+)\.cv(\d)\.", rf"{new_block}blocks.\2.conv\3."))
+    if layer.block == "bottleneck":
+        rules.append((rf"{old_block}cv(\d)\.", rf"{new_block}conv\2."))
+    if layer.block == "bottleneck-attention":
+        rules.append((rf"{old_block}0\.cv(\d)\.", rf"{new_block}0.conv\2."))
+        old_block, new_block = rf"{old_block}1\.", f"{new_block}1."
+    for part, new_part in _ATTENTION_PARTS:
+        rules.append((rf"{old_block}{re.escape(part)}\.", f"{new_block}{new_part}."))
+    return rules
+
+
 def _head_rules(prefix: str, settings: DistanceSettings, kind: str) -> list[tuple[str, str]]:
-    theirs = re.escape(prefix + (ONE_TO_ONE if settings.one_to_one else ""))
-    predictions = r"cv4_kpts\.(\d+)\." if kind == "Pose26" else r"cv4\.(\d+)\.2\."
+    old = re.escape(prefix + (ONE_TO_ONE if settings.one_to_one else ""))
+    keypoints = r"cv4_kpts\.(\d+)\." if kind == "Pose26" else r"cv4\.(\d+)\.2\."
     return [
-        (rf"{theirs}cv2\.(\d+)\.2\.", r"head.box_predictions.\1."),
-        (rf"{theirs}cv3\.(\d+)\.2\.", r"head.class_predictions.\1."),
-        (rf"{theirs}{predictions}", r"head.keypoint_predictions.\1."),
-        (rf"{theirs}cv2\.(\d+)\.", r"head.box_towers.\1."),
-        (rf"{theirs}cv3\.(\d+)\.", r"head.class_towers.\1."),
-        (rf"{theirs}cv4\.(\d+)\.", r"head.keypoint_towers.\1."),
+        (rf"{old}cv2\.(\d+)\.2\.", r"head.box_predictions.\1."),
+        (rf"{old}cv3\.(\d+)\.2\.", r"head.class_predictions.\1."),
+        (rf"{old}{keypoints}", r"head.keypoint_predictions.\1."),
+        (rf"{old}cv2\.(\d+)\.", r"head.box_towers.\1."),
+        (rf"{old}cv3\.(\d+)\.", r"head.class_towers.\1."),
+        (rf"{old}cv4\.(\d+)\.", r"head.keypoint_towers.\1."),
     ]

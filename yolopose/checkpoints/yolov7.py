@@ -1,4 +1,7 @@
-"""YOLOv7-W6-pose (WongKinYiu/yolov7, branch pose): a pickled network with implicit knowledge in its head."""
+"""Reader for YOLOv7-W6-pose (WongKinYiu/yolov7, branch pose): a pickled network with implicit vectors in its head.
+
+Written from facts about the files; runs none of that repository's code.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from ..model.pose_net import PoseNet
 from ..model.sizes import named
 from . import pickled, transfer
 from .archive import Document
-from .edgeai_yolov5 import KEYPOINT_RULES
+from .edgeai_yolov5 import KEYPOINT_RULES, PACKAGE, ends_in
 
 FORMAT = "yolov7-pose"
 
@@ -40,41 +43,40 @@ LAYOUT: pickled.Layout = (
 )  # fmt: skip
 HEAD_LAYER = 118
 
-_ELAN_STARTS = {
+_ELAN_STARTS = {  # number of the first layer -> name in PoseNet
     3: "backbone.elan2", 12: "backbone.elan3", 21: "backbone.elan4", 30: "backbone.elan5", 39: "backbone.elan6",
     52: "neck.top5", 64: "neck.top4", 76: "neck.out3", 86: "neck.out4", 96: "neck.out5", 106: "neck.out6",
 }  # fmt: skip
 _ELAN_PARTS = {0: "branch1", 1: "branch2", 2: "chain1", 3: "chain2", 4: "chain3", 5: "chain4", 7: "final"}
-_PLAIN = {
+_CONVOLUTIONS = {  # layer number -> name in PoseNet
     1: "backbone.stem.conv", 2: "backbone.down2", 11: "backbone.down3", 20: "backbone.down4", 29: "backbone.down5",
     38: "backbone.down6", 48: "neck.reduce6", 50: "neck.lateral5", 60: "neck.reduce5", 62: "neck.lateral4",
     72: "neck.reduce4", 74: "neck.lateral3", 84: "neck.down3", 94: "neck.down4", 104: "neck.down5",
     114: "neck.final3", 115: "neck.final4", 116: "neck.final5", 117: "neck.final6",
-    **{start + step: f"{ours}.{part}" for start, ours in _ELAN_STARTS.items() for step, part in _ELAN_PARTS.items()},
+    **{start + step: f"{name}.{part}" for start, name in _ELAN_STARTS.items() for step, part in _ELAN_PARTS.items()},
 }  # fmt: skip
 _SPP = {1: "conv1", 2: "short", 3: "conv3", 4: "conv4", 5: "conv5", 6: "conv6", 7: "final"}
 RULES: transfer.Rules = (
-    *((rf"model\.{index}\.", f"{ours}.") for index, ours in _PLAIN.items()),
-    *((rf"model\.47\.cv{index}\.", f"backbone.spp.{ours}.") for index, ours in _SPP.items()),
+    *((rf"model\.{index}\.", f"{new}.") for index, new in _CONVOLUTIONS.items()),
+    *((rf"model\.47\.cv{index}\.", f"backbone.spp.{new}.") for index, new in _SPP.items()),
     (rf"model\.{HEAD_LAYER}\.(ia|im)\.", r"\1."),
-    *((rf"model\.{HEAD_LAYER}\.{theirs}", ours) for theirs, ours in KEYPOINT_RULES),
+    *((rf"model\.{HEAD_LAYER}\.{old}", new) for old, new in KEYPOINT_RULES),
 )
 DROPPED = (f"model.{HEAD_LAYER}.anchors", f"model.{HEAD_LAYER}.anchor_grid")
 
 
-def recognises(content: Any) -> bool:
-    head = pickled.head_of(content)
-    return pickled.kind_of(head) == "IKeypoint" and "m_kpt" in pickled.children(head)
+def recognizes(content: Any) -> bool:
+    return ends_in(content, "IKeypoint")
 
 
 def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
-    """Everything comes from the pickled modules; the implicit vectors are folded into the box convolutions."""
-    network = pickled.network_of(document.content)
+    """The modules give everything; the implicit vectors are folded into the box convolutions."""
+    network = pickled.network_of(document.content, PACKAGE)
     assert network is not None
     layers = pickled.layers_of(network)
     pickled.check_layout(layers, LAYOUT, "YOLOv7-W6-pose", document)
     pickled.check_norms(network, document)
-    facts = pickled.head_facts(layers[-1], document)
+    facts = pickled.anchor_head_facts(layers[-1], document)
     activation = pickled.activation_of(pickled.modules_of(network, document), document)
     inert = {name: tensor for name, tensor in pickled.named_tensors(network, document).items() if name not in DROPPED}
     depthwise = f"model.{HEAD_LAYER}.m_kpt.0.0.conv.weight" in inert
@@ -95,16 +97,14 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
         legacy_layout=True,
         anchors=facts.anchors,
     )
-    net = transfer.filled_net(named(config), tensors, document)
-    net.source_format = FORMAT
-    return net
+    return transfer.filled_net(named(config), tensors, document, FORMAT)
 
 
 def folded_implicit(tensors: dict[str, Tensor], document: Document) -> dict[str, Tensor]:
-    """Without the implicit vectors: m * (W (x + a) + b) is the convolution of weight mW and bias m(Wa + b).
+    """``tensors`` without the implicit vectors ``ia`` and ``im``, which are folded into the box convolutions.
 
-    That network adds one learned vector to the input of each box convolution and multiplies its output by another;
-    both are constants after training. The arithmetic is done in float64.
+    The network adds one learned vector a to the input of each box convolution and multiplies its output by another, m.
+    m * (W (x + a) + b) is a convolution with weight mW and bias m(Wa + b); it is computed in float64.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("ia.", "im."))}
     for level in range(4):
@@ -112,7 +112,7 @@ def folded_implicit(tensors: dict[str, Tensor], document: Document) -> dict[str,
         try:
             add, multiply = (tensors[f"{kind}.{level}.implicit"].double().flatten() for kind in ("ia", "im"))
             weight, bias = kept[f"{box}.weight"].double(), kept[f"{box}.bias"].double()
-            if (*bias.shape, *add.shape, 1, 1) != weight.shape or bias.shape != multiply.shape:  # would be broadcast
+            if (*bias.shape, *add.shape, 1, 1) != weight.shape or bias.shape != multiply.shape:  # would broadcast
                 raise RuntimeError(f"{len(multiply)} and {len(add)} values for a convolution {tuple(weight.shape)}")
             shifted = bias + torch.einsum("oi,i->o", weight[:, :, 0, 0], add)
             kept[f"{box}.weight"] = (weight * multiply.view(-1, 1, 1, 1)).float()

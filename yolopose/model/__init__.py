@@ -1,1 +1,5 @@
-"""The networks: blocks, backbones, necks and heads written out in ``forward``, and their sizes."""
+"""The networks as PyTorch modules: blocks, backbones, necks, heads, and the configurations that build them.
+
+To add a head: write a subclass of ``heads.base.Head`` in ``heads/``, name it in ``config.HEADS``, build it in
+``sizes.build``.
+"""

@@ -1,9 +1,8 @@
 """Building blocks of the convolutional networks. Every tensor is (B, C, H, W).
 
-Blocks of YOLOv8, YOLO11 and YOLO26: stages that split their channels, and attention among the cells of a map.
-
-From the published descriptions (https://arxiv.org/abs/2408.15857, https://arxiv.org/abs/2410.17725) and from what
-checkpoints of these networks hold. Every tensor is (B, C, H, W).
+``SplitGather``, ``SplitJoin`` and the attention blocks are those of YOLOv8, YOLO11 and YOLO26, written from the
+published descriptions (https://arxiv.org/abs/2408.15857, https://arxiv.org/abs/2410.17725) and from the contents of
+checkpoints of these networks.
 """
 
 from __future__ import annotations
@@ -14,17 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# All the networks that we read were trained with these, not with PyTorch's defaults (1e-5, 0.1); a state dict does not
-# hold them, and a wrong epsilon shifts every output a little.
+# All supported networks were trained with these values, not with PyTorch's defaults (1e-5, 0.1). A state dict does not
+# hold them, and a wrong epsilon shifts every output slightly.
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.03
 
 ACTIVATIONS = ("silu", "relu")
 FOCUS_ORDERS = ("columns", "rows")
+ATTENTION_HEAD_CHANNELS = 64  # of one attention head; a map with fewer channels has one head
 
 
 def activation_module(name: str | None) -> nn.Module:
-    """``None``: no activation."""
+    """The activation ``name``, one of ACTIVATIONS; None gives the identity."""
     if name is None:
         return nn.Identity()
     if name == "silu":
@@ -34,13 +34,13 @@ def activation_module(name: str | None) -> nn.Module:
     raise ValueError(f"activation must be one of {ACTIVATIONS}, got {name!r}")
 
 
-def upsample_twice(x: Tensor) -> Tensor:
-    """Nearest neighbour, (B, C, H, W) -> (B, C, 2H, 2W)."""
+def upsample_2x(x: Tensor) -> Tensor:
+    """Nearest-neighbor upsampling, (B, C, H, W) -> (B, C, 2H, 2W)."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class ConvBlock(nn.Module):
-    """Convolution without bias, batch norm, activation (None: without)."""
+    """Convolution without bias, batch norm, activation (None: no activation)."""
 
     def __init__(
         self,
@@ -62,7 +62,10 @@ class ConvBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 (or ``kernel``) to ``hidden`` channels, by default as many, then 3x3, plus the input when ``shortcut``."""
+    """A convolution of size ``kernel`` to ``hidden`` channels (default: ``channels``), then a 3x3 convolution.
+
+    ``shortcut`` adds the input to the output.
+    """
 
     def __init__(
         self, channels: int, *, shortcut: bool, activation: str, kernel: int = 1, hidden: int | None = None
@@ -105,10 +108,10 @@ class CSPBlock(nn.Module):
 
 
 class PoolPyramid(nn.Module):
-    """The input and its max-pooled copies of growing window, stacked along channels: C -> 4C.
+    """The input and three max-pooled copies of growing window, concatenated: C -> 4C channels.
 
-    Windows k, 2k-1, 3k-2: each is one more k x k pool over the one before, which gives exactly the numbers of
-    the large windows (a maximum of maxima) at a fraction of the cost. k=3: 3, 5, 7; k=5: 5, 9, 13.
+    The windows are k, 2k-1 and 3k-2 (k=3: 3, 5, 7; k=5: 5, 9, 13). Each is one more k x k pool over the previous
+    result. A maximum of maxima equals the maximum over the large window, at a fraction of the cost.
     """
 
     def __init__(self, kernel: int) -> None:
@@ -122,7 +125,10 @@ class PoolPyramid(nn.Module):
 
 
 class SPP(nn.Module):
-    """Spatial pyramid pooling between two 1x1 convolutions, the first perhaps linear; plus the input if so."""
+    """Spatial pyramid pooling between two 1x1 convolutions.
+
+    ``linear``: the first convolution has no activation. ``shortcut`` adds the input to the output.
+    """
 
     def __init__(
         self,
@@ -149,7 +155,7 @@ class SPP(nn.Module):
 class Focus(nn.Module):
     """Space to depth (factor 2), then a convolution.
 
-    The step itself has no weights, so nothing in a state dict tells in which order the four pixels of a 2x2 cell are
+    The rearrangement has no weights, so a state dict does not say in which order the four pixels of a 2x2 cell are
     stacked, and code bases differ: ``columns`` is top left, bottom left, top right, bottom right (Ultralytics, YOLOX,
     mmpose, ReOrg of yolov7); ``rows`` is top left, top right, bottom left, bottom right (edgeai-yolov5).
     """
@@ -175,7 +181,7 @@ class Focus(nn.Module):
 
 
 class ConvFocus(nn.Module):
-    """Stem of the ti-lite networks: a strided convolution to 12 channels in place of the space-to-depth step."""
+    """Stem of the ti-lite networks: a strided convolution to 12 channels instead of the space-to-depth step."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, *, activation: str) -> None:
         super().__init__()
@@ -187,7 +193,7 @@ class ConvFocus(nn.Module):
 
 
 def stem_block(kind: str, out_channels: int, *, order: str, activation: str) -> nn.Module:
-    """First layer, 3 -> ``out_channels``, half the height and width. ``kind``: "focus" or "conv-focus"."""
+    """First layer: 3 -> ``out_channels``, half the height and width. ``kind``: "focus" or "conv-focus"."""
     if kind == "focus":
         return Focus(3, out_channels, order=order, activation=activation)
     if kind == "conv-focus":
@@ -195,11 +201,11 @@ def stem_block(kind: str, out_channels: int, *, order: str, activation: str) -> 
     raise ValueError(f"stem must be 'focus' or 'conv-focus', got {kind!r}")
 
 
-HEAD_CHANNELS = 64  # of one attention head, as far as the channels go
-
-
 class SplitGather(nn.Module):
-    """C2f and C3k2: two halves, the second through ``blocks`` one by one; all that came about is gathered."""
+    """C2f and C3k2: the channels are split into two halves, the second passes through ``blocks`` one by one.
+
+    Both halves and the output of every block are concatenated, then convolved.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, hidden: int, blocks: Sequence[nn.Module], *, activation: str
@@ -217,7 +223,10 @@ class SplitGather(nn.Module):
 
 
 class SplitJoin(nn.Module):
-    """C2 and C2PSA: two halves, one of them (the ``first`` or the second) through ``blocks``, joined in their order."""
+    """C2 and C2PSA: one half of the channels passes through ``blocks``; both halves are joined in their order.
+
+    ``first``: it is the first half (C2), else the second (C2PSA).
+    """
 
     def __init__(
         self,
@@ -242,14 +251,16 @@ class SplitJoin(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention among all cells (Vaswani et al. 2017), keys half as wide as values, and a depth-wise 3x3
-    convolution of the values that says where they stand."""
+    """Self-attention among all cells of a map (Vaswani et al. 2017), keys half as wide as values.
+
+    A depth-wise 3x3 convolution of the values is added as position encoding.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = attention_heads(channels)
         if channels % self.heads:
-            raise ValueError(f"{channels} channels are not of {self.heads} equal attention heads")
+            raise ValueError(f"{channels} channels cannot be divided into {self.heads} equal attention heads")
         self.value_width = channels // self.heads
         self.key_width = self.value_width // 2
         self.qkv = ConvBlock(channels, channels + 2 * self.heads * self.key_width, activation=None)
@@ -258,18 +269,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.qkv(x).flatten(2).unflatten(1, (self.heads, 2 * self.key_width + self.value_width))
-        query, key, value = rows.split(
-            (self.key_width, self.key_width, self.value_width), dim=2
-        )  # (B, heads, c, cells)
-        weights = ((query * self.key_width**-0.5).transpose(2, 3) @ key).softmax(
-            dim=3
-        )  # scaled first: float16 has room
-        seen = (value @ weights.transpose(2, 3)).reshape(x.shape)
-        return self.project(seen + self.position(value.reshape(x.shape)))
+        # each (B, heads, width, cells)
+        query, key, value = rows.split((self.key_width, self.key_width, self.value_width), dim=2)
+        # The query is scaled before the product, so that the product stays within the range of float16.
+        weights = ((query * self.key_width**-0.5).transpose(2, 3) @ key).softmax(dim=3)
+        attended = (value @ weights.transpose(2, 3)).reshape(x.shape)
+        return self.project(attended + self.position(value.reshape(x.shape)))
 
 
 class AttentionBlock(nn.Module):
-    """Attention, then two 1x1 convolutions; each added to its input when ``shortcut``."""
+    """Attention, then two 1x1 convolutions; ``shortcut`` adds the input of each step to its output."""
 
     def __init__(self, channels: int, *, shortcut: bool, activation: str) -> None:
         super().__init__()
@@ -286,4 +295,5 @@ class AttentionBlock(nn.Module):
 
 
 def attention_heads(channels: int) -> int:
-    return max(channels // HEAD_CHANNELS, 1)
+    """Number of attention heads of a map with so many channels."""
+    return max(channels // ATTENTION_HEAD_CHANNELS, 1)

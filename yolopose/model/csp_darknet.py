@@ -1,6 +1,6 @@
-"""Backbones: CSP-Darknet with three outputs (YOLOX) and with four (YOLOv5-P6). Written out layer by layer.
+"""CSP-Darknet backbones and path aggregation necks: three levels (YOLOX) and four (YOLOv5-P6).
 
-Necks: path aggregation over three levels (YOLOX) and four (YOLOv5-P6). Coarse to fine, then back.
+Each network is written out layer by layer. The necks (PANet, Liu et al. 2018) go from coarse to fine and back.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .blocks import SPP, ConvBlock, CSPBlock, stem_block, upsample_twice
+from .blocks import SPP, ConvBlock, CSPBlock, stem_block, upsample_2x
 
 
 class CSPDarknet(nn.Module):
     """Backbone of YOLOX: images (B, 3, H, W) -> features of stride 8, 16 and 32.
 
-    ``base`` is the width of the stem (64 x width); ``repeats`` are the bottlenecks of the short stages and of the
-    long ones (3 and 9 x depth).
+    ``base``: channels of the stem (64 x width). ``repeats``: number of bottlenecks in the short and in the long stages
+    (3 x depth, 9 x depth).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class CSPDarknet(nn.Module):
 class CSPDarknetP6(nn.Module):
     """Backbone of YOLOv5-P6: images (B, 3, H, W) -> features of stride 8, 16, 32 and 64.
 
-    ``widths`` are the channels of stem, stride 4, 8, 16, 32 and 64 (64, 128, 256, 512, 768, 1024 at full width).
+    ``widths``: channels of the stem and of strides 4, 8, 16, 32 and 64 (64, 128, 256, 512, 768, 1024 at full width).
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class CSPDarknetP6(nn.Module):
 
 
 class PAN(nn.Module):
-    """(p3, p4, p5) -> the same three strides and channels."""
+    """Neck of YOLOX: (p3, p4, p5) -> three maps of the same strides and channels."""
 
     def __init__(self, channels: tuple[int, ...], repeats: int, *, activation: str) -> None:
         super().__init__()
@@ -110,15 +110,15 @@ class PAN(nn.Module):
     def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
         p3, p4, p5 = features
         top5 = self.reduce5(p5)
-        top4 = self.reduce4(self.fuse4(torch.cat((upsample_twice(top5), p4), dim=1)))
-        n3 = self.out3(torch.cat((upsample_twice(top4), p3), dim=1))
+        top4 = self.reduce4(self.fuse4(torch.cat((upsample_2x(top5), p4), dim=1)))
+        n3 = self.out3(torch.cat((upsample_2x(top4), p3), dim=1))
         n4 = self.out4(torch.cat((self.down3(n3), top4), dim=1))
         n5 = self.out5(torch.cat((self.down4(n4), top5), dim=1))
         return [n3, n4, n5]
 
 
 class PANP6(nn.Module):
-    """(p3, p4, p5, p6) -> the same four strides and channels."""
+    """Neck of YOLOv5-P6: (p3, p4, p5, p6) -> four maps of the same strides and channels."""
 
     def __init__(self, channels: tuple[int, ...], repeats: int, *, activation: str) -> None:
         super().__init__()
@@ -144,9 +144,9 @@ class PANP6(nn.Module):
     def forward(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Tensor]:
         p3, p4, p5, p6 = features
         top6 = self.reduce6(p6)
-        top5 = self.reduce5(self.fuse5(torch.cat((upsample_twice(top6), p5), dim=1)))
-        top4 = self.reduce4(self.fuse4(torch.cat((upsample_twice(top5), p4), dim=1)))
-        n3 = self.out3(torch.cat((upsample_twice(top4), p3), dim=1))
+        top5 = self.reduce5(self.fuse5(torch.cat((upsample_2x(top6), p5), dim=1)))
+        top4 = self.reduce4(self.fuse4(torch.cat((upsample_2x(top5), p4), dim=1)))
+        n3 = self.out3(torch.cat((upsample_2x(top4), p3), dim=1))
         n4 = self.out4(torch.cat((self.down3(n3), top4), dim=1))
         n5 = self.out5(torch.cat((self.down4(n4), top5), dim=1))
         n6 = self.out6(torch.cat((self.down5(n5), top6), dim=1))

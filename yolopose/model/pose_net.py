@@ -1,12 +1,4 @@
-"""The network: backbone, neck and head, from images to decoded predictions of every anchor.
-
-Folding of batch norm into the convolution before it.
-
-Cost of a network: parameters and multiply-accumulates.
-
-Counted are the multiply-accumulates of convolutions and linear layers, without biases. thop, whose figures most
-papers and READMEs of these networks quote, adds four for every output of a batch norm: about one per cent more.
-"""
+"""A whole network: from images to decoded predictions of every anchor, with batch norm folded, and its cost."""
 
 from __future__ import annotations
 
@@ -15,14 +7,15 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from yolopose.runtime.skeleton import Skeleton
 
 from .blocks import ConvBlock
 from .config import InputSpec, NetConfig
-from .heads.anchor import AnchorHead
-from .heads.anchor_free import AnchorFreeHead
-from .heads.distance import DistanceHead
+from .heads.base import Head
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class Predictions(NamedTuple):
@@ -37,18 +30,16 @@ class Predictions(NamedTuple):
 class PoseNet(nn.Module):
     """A pose network and the facts needed to use it; made by ``yolopose.build``, read by ``yolopose.load``.
 
-    ``forward`` takes images (B, 3, H, W) float32 in the order and range of ``net.input``, H and W multiples of
-    ``net.input.multiple``, and gives ``Predictions`` in training, evaluation and export alike; a loss works on
+    ``forward`` takes images (B, 3, H, W) float32 in the channel order and range of ``net.input``, H and W multiples of
+    ``net.input.multiple``. It returns ``Predictions`` in training, evaluation and export alike; a loss uses
     ``net.head(net.features(images))``.
     """
 
-    def __init__(
-        self, config: NetConfig, backbone: nn.Module, neck: nn.Module, head: AnchorHead | AnchorFreeHead | DistanceHead
-    ) -> None:
+    def __init__(self, config: NetConfig, backbone: nn.Module, neck: nn.Module, head: Head) -> None:
         super().__init__()
         self.config = config
         self.backbone, self.neck, self.head = backbone, neck, head
-        # Where the weights came from; yolopose.load fills these in.
+        # Origin of the weights; yolopose.load sets these.
         self.source_format = "new"
         self.weights_sha256: str | None = None
         self.weights_licence: str | None = None
@@ -67,7 +58,7 @@ class PoseNet(nn.Module):
 
     @property
     def one_to_one(self) -> bool:
-        """Whether it gives each person once, and needs no NMS."""
+        """Whether the network gives each person once and therefore needs no NMS."""
         return self.config.table is not None and self.config.table.head.one_to_one
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -97,11 +88,8 @@ class PoseNet(nn.Module):
             )
 
 
-Net = TypeVar("Net", bound=nn.Module)
-
-
 def fuse_conv_bn(net: Net) -> Net:
-    """A copy of ``net`` in evaluation mode whose batch norms live in the weights and biases of its convolutions."""
+    """A copy of ``net`` in evaluation mode with every batch norm folded into the convolution before it."""
     fused = copy.deepcopy(net).eval()
     for module in fused.modules():
         if isinstance(module, ConvBlock) and isinstance(module.bn, nn.BatchNorm2d):
@@ -112,7 +100,7 @@ def fuse_conv_bn(net: Net) -> Net:
 
 @torch.no_grad()
 def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution with bias equal to ``bn(conv(x))`` in evaluation mode; the arithmetic is done in float64."""
+    """One convolution with bias, equal to ``bn(conv(x))`` in evaluation mode; computed in float64."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     gain = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
@@ -125,29 +113,21 @@ def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def num_parameters(net: nn.Module) -> int:
-    """Learnable numbers, batch norm's scale and shift included, its running statistics not."""
+    """Number of learnable values, including scale and shift of batch norm, without its running statistics."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 
 def gmacs(net: nn.Module, shape_hw: tuple[int, int], device: str = "meta") -> float:
     """Multiply-accumulates of one image of ``shape_hw`` pixels, in units of 10^9.
 
-    Runs on the ``meta`` device: shapes only, so a large network costs no time and no memory. A foreign network whose
+    Counts convolutions, linear layers and the matrix products of attention, without biases. thop, whose figures most
+    papers and READMEs of these networks quote, adds four for every output of a batch norm (about one percent) and
+    leaves out the products of attention.
+
+    Runs on the ``meta`` device by default: shapes only, so a large network needs no time and no memory. A network whose
     forward pass looks at values needs ``device`` "cpu".
     """
-    total = 0
-
-    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            kernel_h, kernel_w = module.kernel_size
-            total += output.numel() * kernel_h * kernel_w * module.in_channels // module.groups
-        elif isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
-
-    shadow = copy.deepcopy(net).to(device).eval()
-    for module in shadow.modules():
-        module.register_forward_hook(count)
-    with torch.no_grad():
-        shadow(torch.zeros(1, 3, *shape_hw, device=device))
-    return total / 1e9
+    copied = copy.deepcopy(net).to(device).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copied(torch.zeros(1, 3, *shape_hw, device=device))
+    return counter.get_total_flops() / 2e9  # two floating-point operations for each multiply-accumulate

@@ -1,10 +1,9 @@
-"""Configurations of the networks, and how one is built from them.
+"""The named sizes, and how a network is built: from a configuration, or by widening a trained network.
 
-A wider network that computes what a trained one computes: training goes on from there instead of from chance.
-
-Chen, Goodfellow, Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016: every channel is repeated,
-and whoever reads the copies shares one weight among them. The shares are unequal, so that the copies get different
-gradients.
+Widening follows Chen, Goodfellow, Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016: every
+channel is repeated, and the next layer divides its weight among the copies. The wider network gives the same outputs,
+so training continues from them instead of from random weights. The shares are unequal, so that the copies get
+different gradients.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ from .yolov7_w6 import YOLOv7W6Backbone, YOLOv7W6Neck
 P5_STRIDES = (8, 16, 32)
 P6_STRIDES = (8, 16, 32, 64)
 P6_WIDTHS = (64, 128, 256, 512, 768, 1024)
+MIN_SHARE = 0.3  # added to a random share of 0..1 when a network is widened, so that no copy of a channel is near zero
 
-# Width and height in pixels, three per level: those of every published YOLOv5-P6 and YOLOv7-W6 pose network.
+# Width and height in pixels, three per level, as in all published YOLOv5-P6 and YOLOv7-W6 pose networks.
 COCO_P6_ANCHORS: Anchors = (
     ((19, 27), (44, 40), (38, 94)),
     ((96, 68), (86, 152), (180, 137)),
@@ -74,7 +74,7 @@ SIZES: dict[str, NetConfig] = {config.name: config for config in _CONFIGS}
 
 
 def named(config: NetConfig) -> NetConfig:
-    """``config`` under the name of the published size that it is, or one made of family and multipliers."""
+    """``config`` with the name of the published size it equals, else a name made of family and multipliers."""
     for size in SIZES.values():
         same = replace(size, name=config.name, depth=config.depth) if size.repeats == config.repeats else size
         if (same.family, same.depth, same.width, same.stem) == (config.family, config.depth, config.width, config.stem):
@@ -86,6 +86,7 @@ def build(config: str | NetConfig, skeleton: Skeleton | None = None, classes: tu
     """A new network with random weights, in training mode.
 
     ``config``: a name in SIZES or a NetConfig. ``skeleton`` and ``classes`` replace those of the config.
+    Raises ValueError for an unknown name and for a config that describes no valid network.
     """
     if isinstance(config, str):
         if config not in SIZES:
@@ -161,44 +162,42 @@ def _scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
     return tuple(math.ceil(c * width / 8) * 8 for c in channels)
 
 
-LEAST_SHARE = 0.3  # beside a random number of 0..1: no copy of a channel is left with nearly nothing
-
-
 def widened(net: PoseNet, factor: int, *, seed: int = 0) -> PoseNet:
-    """A network of ``factor`` times the channels with the outputs of ``net``, up to rounding; in evaluation mode.
+    """A network with ``factor`` times the channels and the outputs of ``net`` up to rounding, in evaluation mode.
 
-    Copies of a channel stand side by side, so that concatenations and additions need no care.
-    Raises ValueError for a factor below 2 and for a network whose channels do not all grow by it.
+    The copies of a channel are adjacent, so that concatenations and additions need no special handling.
+    Raises ValueError for a factor below 2, for a network made from a layer table, and for a network whose channels do
+    not all grow by the factor (widths are rounded to multiples of 8).
     """
     if net.config.table is not None:
-        raise ValueError(f"{net.config.name} cannot be widened: its layers come one by one from another's file")
+        raise ValueError(f"{net.config.name} cannot be widened: its layers come from a layer table")
     if factor < 2:
-        raise ValueError(f"a network is widened by a whole factor of at least 2, not {factor}")
+        raise ValueError(f"the factor of widening must be at least 2, got {factor}")
     config = named(replace(net.config, width=net.config.width * factor))
     wide = build(config)
     generator = torch.Generator().manual_seed(seed)
     narrow, tensors = net.state_dict(), {}
-    for name, wanted in wide.state_dict().items():
-        tensors[name] = _grown(narrow[name], wanted.shape, factor, generator, name)
+    for name, tensor in wide.state_dict().items():
+        tensors[name] = _grown(narrow[name], tensor.shape, factor, generator, name)
     wide.load_state_dict(tensors)
     wide.weights_licence = net.weights_licence
     return wide.eval()
 
 
 def _grown(tensor: Tensor, shape: torch.Size, factor: int, generator: torch.Generator, name: str) -> Tensor:
-    """``tensor`` (outputs, inputs, kernel; or one value a channel) with its channels repeated to ``shape``."""
+    """``tensor`` (outputs, inputs, kernel; or one value per channel) with its channels repeated to ``shape``."""
     fits = len(shape) == tensor.dim() and all(
         wide == narrow or (axis < 2 and wide == factor * narrow)
         for axis, (wide, narrow) in enumerate(zip(shape, tensor.shape, strict=False))
     )
     if not fits:
         raise ValueError(
-            f"{name} is {tuple(tensor.shape)}, and {tuple(shape)} in the wider network: not {factor} times"
+            f"cannot widen by {factor}: {name} is {tuple(tensor.shape)}, and {tuple(shape)} in the wider network"
         )
     if tensor.dim() and shape[0] != tensor.shape[0]:
         tensor = tensor.repeat_interleave(factor, 0)
     if tensor.dim() > 1 and shape[1] != tensor.shape[1]:
-        shares = torch.rand((tensor.shape[0], tensor.shape[1], factor), generator=generator) + LEAST_SHARE
+        shares = torch.rand((tensor.shape[0], tensor.shape[1], factor), generator=generator) + MIN_SHARE
         shares = (shares / shares.sum(2, keepdim=True)).reshape(tensor.shape[0], -1, *(1 for _ in shape[2:]))
         tensor = tensor.repeat_interleave(factor, 1) * shares
     return tensor

@@ -1,4 +1,4 @@
-"""Backbone and neck of YOLOv7-W6-pose, so that its published weights run here. Strides 8, 16, 32 and 64.
+"""Backbone and neck of YOLOv7-W6-pose, for its published weights. Strides 8, 16, 32 and 64.
 
 Layers and widths follow the published model description (WongKinYiu/yolov7, branch pose, cfg/yolov7-w6-pose.yaml).
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .blocks import ConvBlock, Focus, PoolPyramid, upsample_twice
+from .blocks import ConvBlock, Focus, PoolPyramid, upsample_2x
 
 
 class ELAN(nn.Module):
-    """Two 1x1 branches, a chain of four 3x3 convolutions on the second, everything gathered by a last 1x1.
+    """Two 1x1 branches, a chain of four 3x3 convolutions after the second, and a last 1x1 over the concatenation.
 
-    ``gather_all`` (neck): all four of the chain are gathered; else (backbone): the second and the fourth.
+    ``gather_all``: all four outputs of the chain are concatenated (neck), else the second and the fourth (backbone).
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class SPPCSPC(nn.Module):
 
 
 class YOLOv7W6Backbone(nn.Module):
-    """Images (B, 3, H, W) -> features of stride 8, 16, 32 and 64; the last one through SPPCSPC.
+    """Images (B, 3, H, W) -> features of stride 8, 16, 32 and 64; the coarsest passes through SPPCSPC.
 
-    ``widths`` are the channels of stem, stride 4, 8, 16, 32 and 64 (64, 128, 256, 512, 768, 1024 at full width);
-    ``halves`` the hidden channels of the five stages (64, 128, 256, 384, 512).
+    ``widths``: channels of the stem and of strides 4, 8, 16, 32 and 64 (64, 128, 256, 512, 768, 1024 at full width).
+    ``halves``: hidden channels of the five stages (64, 128, 256, 384, 512).
     """
 
     def __init__(self, widths: tuple[int, ...], halves: tuple[int, ...], *, focus_order: str, activation: str) -> None:
@@ -104,8 +104,8 @@ class YOLOv7W6Backbone(nn.Module):
 class YOLOv7W6Neck(nn.Module):
     """(p3, p4, p5, p6) -> maps of the same strides for the head.
 
-    ``halves`` are the widths inside the neck, finest first (128, 256, 384, 512 at full width), ``chains`` those of
-    the 3x3 chains (64, 128, 192, 256), ``outputs`` those that the head sees (256, 512, 768, 1024).
+    Channels, finest level first, at full width: ``halves`` inside the neck (128, 256, 384, 512), ``chains`` of the
+    3x3 chains (64, 128, 192, 256), ``outputs`` of the maps for the head (256, 512, 768, 1024).
     """
 
     def __init__(
@@ -140,9 +140,9 @@ class YOLOv7W6Neck(nn.Module):
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Tensor]:
         p3, p4, p5, p6 = features
-        t5 = self.top5(torch.cat((self.lateral5(p5), upsample_twice(self.reduce6(p6))), dim=1))
-        t4 = self.top4(torch.cat((self.lateral4(p4), upsample_twice(self.reduce5(t5))), dim=1))
-        n3 = self.out3(torch.cat((self.lateral3(p3), upsample_twice(self.reduce4(t4))), dim=1))
+        t5 = self.top5(torch.cat((self.lateral5(p5), upsample_2x(self.reduce6(p6))), dim=1))
+        t4 = self.top4(torch.cat((self.lateral4(p4), upsample_2x(self.reduce5(t5))), dim=1))
+        n3 = self.out3(torch.cat((self.lateral3(p3), upsample_2x(self.reduce4(t4))), dim=1))
         n4 = self.out4(torch.cat((self.down3(n3), t4), dim=1))
         n5 = self.out5(torch.cat((self.down4(n4), t5), dim=1))
         n6 = self.out6(torch.cat((self.down5(n5), p6), dim=1))

@@ -1,4 +1,4 @@
-"""The paper's head: a few anchor shapes per cell, each with the box, score and keypoints of one person."""
+"""The head of the paper: a few anchor shapes per cell, each with the box, score and keypoints of one person."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import ConvBlock
-from . import HeadOutput, priors_of_level, xyxy_from_centres
+from .base import Head, HeadOutput, priors_of_level, xyxy_from_centers
 
 DEPTHWISE_LAYERS = 6
 
 
-class AnchorHead(nn.Module):
-    """YOLO-Pose head. ``anchors`` are (width, height) in pixels, for every level the same number A of shapes.
+class AnchorHead(Head):
+    """YOLO-Pose head (Maji et al. 2022).
 
-    ``keypoint_branch`` "depthwise": six depth-wise 3x3 convolutions with five 1x1 between them, then the prediction;
-    "plain": the prediction alone.
+    ``anchors``: (width, height) in pixels, the same number A of shapes for every level.
 
-    ``legacy_layout``: the published code stacks the A * (5 + C) channels of the box branch and the A * 3K of the
-    keypoint branch and then cuts the stack into A equal parts, so that box and objectness of all anchors but the
-    first come out of the keypoint branch. Weights of edgeai-yolov5 and yolov7-pose need that; new networks keep
-    box and keypoint channels of each anchor together.
+    ``keypoint_branch``: "depthwise" has six depth-wise 3x3 convolutions with five 1x1 convolutions between them before
+    the prediction; "plain" has the prediction only.
+
+    ``legacy_layout``: the published code concatenates the A * (5 + C) channels of the box branch and the A * 3K of the
+    keypoint branch, then cuts the result into A equal parts. Box and objectness of all anchors but the first therefore
+    come from the keypoint branch. Weights of edgeai-yolov5 and yolov7-pose need that layout; new networks keep the box
+    and keypoint channels of each anchor together.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class AnchorHead(nn.Module):
         legacy_layout: bool,
         activation: str,
     ) -> None:
-        super().__init__()
+        super().__init__(strides, num_keypoints, num_classes)
         shapes = {len(level) for level in anchors}
         if len(anchors) != len(strides) or len(shapes) != 1 or 0 in shapes:
             raise ValueError(
@@ -46,7 +48,6 @@ class AnchorHead(nn.Module):
             )
         if keypoint_branch not in ("depthwise", "plain"):
             raise ValueError(f"keypoint_branch must be 'depthwise' or 'plain', got {keypoint_branch!r}")
-        self.strides, self.num_keypoints, self.num_classes = strides, num_keypoints, num_classes
         self.legacy_layout, self.anchor_shapes = legacy_layout, anchors
         self.num_anchors = shapes.pop()
         self.box_width = 5 + num_classes  # channels of one anchor: 4 box, 1 objectness, C classes
@@ -58,15 +59,15 @@ class AnchorHead(nn.Module):
         self.keypoint_predictions = nn.ModuleList(
             nn.Conv2d(c, self.num_anchors * self.keypoint_width, 1) for c in channels
         )
-        self._initialise()
+        self._initialize()
 
     @torch.no_grad()
-    def _initialise(self) -> None:
-        """Biases of a network not yet trained: about 8 people in a 640-pixel image, keypoints at their own cell.
+    def _initialize(self) -> None:
+        """Biases of an untrained network: about 8 people in a 640-pixel image, keypoints at their own cell.
 
-        The published code sets the objectness prior in terms of its box branch alone, which under its layout of
-        channels pushes two keypoints (left eye and ear) far away and leaves two anchors of three without a prior;
-        here the values go to the rows that are decoded as objectness.
+        The published code sets the objectness prior of the box branch only. With its channel layout this moves two
+        keypoints (left eye and ear) far away and leaves two of three anchors without a prior. Here the values go to
+        the channels that are decoded as objectness.
         """
         width = self.box_width + self.keypoint_width
         for level, stride in enumerate(self.strides):
@@ -106,18 +107,14 @@ class AnchorHead(nn.Module):
             box_rows, keypoint_rows = torch.cat(boxes, dim=2), torch.cat(keypoints, dim=2)
         return HeadOutput(box_rows[:, :4], box_rows[:, 4:5], box_rows[:, 5:], keypoint_rows, torch.cat(priors, dim=2))
 
-    def scores(self, objectness: Tensor, classes: Tensor) -> Tensor:
-        """(B, 1, n) and (B, C, n) logits -> (B, C, n) scores in 0..1, with one class too (as the reference does)."""
-        return objectness.sigmoid() * classes.sigmoid()
-
     def decode_boxes(self, boxes: Tensor, priors: Tensor) -> Tensor:
-        """(B, 4, n) encoded and their (B or 1, 5, n) priors -> (B, 4, n) xyxy in pixels of the network's input."""
+        """Center = (2 * sigmoid - 0.5 + cell) * stride, size = (2 * sigmoid)^2 * anchor."""
         doubled = boxes.sigmoid() * 2
-        centres = (doubled[:, :2] - 0.5 + priors[:, :2]) * priors[:, 2:3]
-        return xyxy_from_centres(centres, doubled[:, 2:] * doubled[:, 2:] * priors[:, 3:5])
+        centers = (doubled[:, :2] - 0.5 + priors[:, :2]) * priors[:, 2:3]
+        return xyxy_from_centers(centers, doubled[:, 2:] * doubled[:, 2:] * priors[:, 3:5])
 
     def decode_keypoints(self, raw: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3K, n) encoded and their priors -> xy (B, K, 2, n) in pixels, scores (B, K, n) in 0..1.
+        """x = (2p - 0.5 + cell) * stride, channels x, y, score of each keypoint.
 
         Linear and unbounded (paper, section 3.2): a keypoint may lie outside its box and outside the image.
         """
@@ -125,13 +122,9 @@ class AnchorHead(nn.Module):
         xy = (encoded[:, :, :2] * 2 - 0.5 + priors[:, None, :2]) * priors[:, None, 2:3]
         return xy, encoded[:, :, 2].sigmoid()
 
-    def keypoint_logits(self, raw: Tensor, priors: Tensor) -> Tensor:
-        """Logits of the keypoint scores, (B, K, n), for a loss; they need no priors."""
-        return raw.unflatten(1, (self.num_keypoints, 3))[:, :, 2]
-
 
 def depthwise_tower(channels: int, activation: str) -> nn.Sequential:
-    """Depth-wise 3x3 and 1x1 convolutions in turn, beginning and ending with a depth-wise one."""
+    """Depth-wise 3x3 and 1x1 convolutions in turn; the first and the last are depth-wise."""
     layers: list[nn.Module] = []
     for index in range(DEPTHWISE_LAYERS):
         if index:

@@ -1,25 +1,24 @@
-"""The anchor-free heads of YOLOX-Pose: mmpose's and edgeai-yolox's, which differ in depth, offset and score rules."""
+"""The anchor-free heads of YOLOX-Pose (mmpose and edgeai-yolox), which differ in depth, offsets and score channels."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
 
 from ..blocks import ConvBlock
-from . import HeadOutput, priors_of_level, xyxy_from_centres
-
-PRIOR_PROBABILITY = 0.01  # of objectness and class in a network not yet trained
+from .base import PRIOR_LOGIT, Head, HeadOutput, fill_biases, priors_of_level, xyxy_from_centers
 
 
-class AnchorFreeHead(nn.Module):
-    """Decoupled head: per level a 1x1 stem, then one tower of 3x3 convolutions for classes, boxes and keypoints each.
+class AnchorFreeHead(Head):
+    """Decoupled head: per level a 1x1 stem, then one tower of 3x3 convolutions each for classes, boxes and keypoints.
 
-    ``variant`` "mmpose": four convolutions in the keypoint tower; raw keypoints are x, y of every keypoint (2K), then
-    their visibility logits (K); x = (p + column) * stride. "edgeai": two convolutions; raw keypoints are x, y, score
-    of each; x = (2p - 0.5 + column) * stride, and the score's logit is (2p - 0.5) * stride: that head applies its
-    affine decoding to the score channel as well, in training and in inference.
+    ``variant``
+        "mmpose": four convolutions in the keypoint tower. Channels are x, y of every keypoint (2K), then the
+        visibility logits (K); x = (p + column) * stride.
+
+        "edgeai": two convolutions in the keypoint tower. Channels are x, y, score of each keypoint;
+        x = (2p - 0.5 + column) * stride. The logit of the score is (2p - 0.5) * stride: that head applies its affine
+        decoding to the score channel as well, in training and in inference.
     """
 
     def __init__(
@@ -33,10 +32,10 @@ class AnchorFreeHead(nn.Module):
         variant: str,
         activation: str,
     ) -> None:
-        super().__init__()
+        super().__init__(strides, num_keypoints, num_classes)
         if variant not in ("mmpose", "edgeai"):
             raise ValueError(f"variant of an anchor-free head must be 'mmpose' or 'edgeai', got {variant!r}")
-        self.strides, self.num_keypoints, self.num_classes, self.variant = strides, num_keypoints, num_classes, variant
+        self.variant = variant
 
         def tower(depth: int) -> nn.ModuleList:
             def blocks() -> nn.Sequential:
@@ -59,15 +58,13 @@ class AnchorFreeHead(nn.Module):
             self.visibility_predictions = predict(num_keypoints)
         else:
             self.keypoint_predictions = predict(3 * num_keypoints)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        """Few anchors hold a person, and an untrained keypoint lies at its own cell."""
-        prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-        keypoint = 0.0 if self.variant == "mmpose" else 0.25  # 2 * 0.25 - 0.5 = 0
-        fill_biases(self.class_predictions, prior)
-        fill_biases(self.objectness_predictions, prior)
-        fill_biases(self.keypoint_predictions, keypoint)
+    def _initialize(self) -> None:
+        """Biases of an untrained network: few anchors hold a person, a keypoint lies at its own cell."""
+        fill_biases(self.class_predictions, PRIOR_LOGIT)
+        fill_biases(self.objectness_predictions, PRIOR_LOGIT)
+        fill_biases(self.keypoint_predictions, 0.0 if self.variant == "mmpose" else 0.25)  # 2 * 0.25 - 0.5 = 0
         if self.variant == "mmpose":
             fill_biases(self.visibility_predictions, 0.0)
 
@@ -93,17 +90,13 @@ class AnchorFreeHead(nn.Module):
             return positions
         return torch.cat((positions, self.visibility_predictions[level](features)), dim=1)
 
-    def scores(self, objectness: Tensor, classes: Tensor) -> Tensor:
-        """(B, 1, n) and (B, C, n) logits -> (B, C, n) scores in 0..1."""
-        return objectness.sigmoid() * classes.sigmoid()
-
     def decode_boxes(self, boxes: Tensor, priors: Tensor) -> Tensor:
-        """(B, 4, n) encoded and their (B or 1, P, n) priors -> (B, 4, n) xyxy in pixels of the network's input."""
+        """Center = (p + cell) * stride, size = exp(p) * stride."""
         grid, stride = priors[:, :2], priors[:, 2:3]
-        return xyxy_from_centres((boxes[:, :2] + grid) * stride, boxes[:, 2:].exp() * stride)
+        return xyxy_from_centers((boxes[:, :2] + grid) * stride, boxes[:, 2:].exp() * stride)
 
     def decode_keypoints(self, raw: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3K, n) encoded and their priors -> xy (B, K, 2, n) in pixels, scores (B, K, n) in 0..1."""
+        """As the class describes for each variant."""
         grid, stride = priors[:, None, :2], priors[:, None, 2:3]
         if self.variant == "mmpose":
             xy = raw[:, : 2 * self.num_keypoints].unflatten(1, (self.num_keypoints, 2))
@@ -112,14 +105,7 @@ class AnchorFreeHead(nn.Module):
         return (xy + grid) * stride, self.keypoint_logits(raw, priors).sigmoid()
 
     def keypoint_logits(self, raw: Tensor, priors: Tensor) -> Tensor:
-        """Logits of the keypoint scores, (B, K, n), for a loss."""
+        """As in ``Head``; those of "edgeai" depend on the priors."""
         if self.variant == "mmpose":
             return raw[:, 2 * self.num_keypoints :]
         return (raw.unflatten(1, (self.num_keypoints, 3))[:, :, 2] * 2 - 0.5) * priors[:, 2:3]
-
-
-def fill_biases(predictions: nn.ModuleList, value: float) -> None:
-    for conv in predictions:
-        assert isinstance(conv, nn.Conv2d)
-        assert conv.bias is not None
-        nn.init.constant_(conv.bias, value)

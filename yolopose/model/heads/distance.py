@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from ..blocks import ConvBlock
 from ..layer_table import DistanceSettings
-from . import HeadOutput, priors_of_level
-from .anchor_free import PRIOR_PROBABILITY, fill_biases
+from .base import PRIOR_LOGIT, Head, HeadOutput, fill_biases, priors_of_level
 
-START_DISTANCE = 1.0  # bias of a distance, or of each bin, in a network not yet trained
+INITIAL_DISTANCE = 1.0  # bias of a distance, or of each bin, in an untrained network
 
 
-class DistanceHead(nn.Module):
+class DistanceHead(Head):
     """Per level three towers of two convolutions each, for boxes, classes and keypoints.
 
-    A box is four distances from the cell's centre to left, top, right and bottom, in strides: each the mean of a
-    distribution over 0 .. bins - 1 (Generalized Focal Loss, Li et al. 2020, equation 4), or the number itself.
-    Keypoints are x, y and visibility logit of each: x = (2p + column) * stride, with ``half_cell``
-    x = (p + column + 0.5) * stride.
+    A box is four distances from the center of the cell to left, top, right and bottom, in strides. Each is the mean of
+    a distribution over 0 .. bins - 1 (Generalized Focal Loss, Li et al. 2020, equation 4), or with one bin the number
+    itself. Keypoint channels are x, y and visibility logit of each: x = (2p + column) * stride, with ``half_cell``
+    x = (p + column + 0.5) * stride. There is no objectness; ``HeadOutput.objectness`` has no channels.
     """
 
     def __init__(
@@ -34,8 +31,7 @@ class DistanceHead(nn.Module):
         *,
         activation: str,
     ) -> None:
-        super().__init__()
-        self.strides, self.num_keypoints, self.num_classes = strides, num_keypoints, num_classes
+        super().__init__(strides, num_keypoints, num_classes)
         self.settings = settings
 
         def dense(incoming: int, outgoing: int) -> nn.Module:
@@ -60,13 +56,12 @@ class DistanceHead(nn.Module):
         self.box_predictions = predict(settings.box_width, 4 * settings.bins)
         self.class_predictions = predict(settings.class_width, num_classes)
         self.keypoint_predictions = predict(settings.keypoint_width, 3 * num_keypoints)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        """Few cells hold a person, and an untrained keypoint lies at its own cell."""
-        prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-        fill_biases(self.box_predictions, START_DISTANCE)
-        fill_biases(self.class_predictions, prior)
+    def _initialize(self) -> None:
+        """Biases of an untrained network: few cells hold a person, a keypoint lies at its own cell."""
+        fill_biases(self.box_predictions, INITIAL_DISTANCE)
+        fill_biases(self.class_predictions, PRIOR_LOGIT)
         fill_biases(self.keypoint_predictions, 0.0)
 
     def forward(self, features: list[Tensor]) -> HeadOutput:
@@ -80,11 +75,11 @@ class DistanceHead(nn.Module):
         return HeadOutput(torch.cat(boxes, 2), scores[:, :0], scores, torch.cat(keypoints, 2), torch.cat(priors, 2))
 
     def scores(self, objectness: Tensor, classes: Tensor) -> Tensor:
-        """(B, C, n) logits -> (B, C, n) scores in 0..1."""
+        """(B, C, n) class logits -> (B, C, n) scores in 0..1; ``objectness`` is empty."""
         return classes.sigmoid()
 
     def distances(self, boxes: Tensor) -> Tensor:
-        """(B, 4 * bins, n) -> (B, 4, n) in strides."""
+        """(B, 4 * bins, n) encoded boxes -> (B, 4, n) distances in strides."""
         bins = self.settings.bins
         if bins == 1:
             return boxes
@@ -92,18 +87,14 @@ class DistanceHead(nn.Module):
         return (boxes.unflatten(1, (4, bins)).softmax(dim=2) * values).sum(dim=2)
 
     def decode_boxes(self, boxes: Tensor, priors: Tensor) -> Tensor:
-        """(B, 4 * bins, n) encoded and their (B or 1, 3, n) priors -> (B, 4, n) xyxy in pixels of the input."""
-        found = self.distances(boxes)
-        centres, stride = priors[:, :2] + 0.5, priors[:, 2:3]
-        return torch.cat(((centres - found[:, :2]) * stride, (centres + found[:, 2:]) * stride), dim=1)
+        """Side = (center of the cell -/+ distance) * stride."""
+        distances = self.distances(boxes)
+        centers, stride = priors[:, :2] + 0.5, priors[:, 2:3]
+        return torch.cat(((centers - distances[:, :2]) * stride, (centers + distances[:, 2:]) * stride), dim=1)
 
     def decode_keypoints(self, raw: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3K, n) encoded and their priors -> xy (B, K, 2, n) in pixels, scores (B, K, n) in 0..1."""
+        """As the class describes, with and without ``half_cell``."""
         grid, stride = priors[:, None, :2], priors[:, None, 2:3]
         encoded = raw.unflatten(1, (self.num_keypoints, 3))
         xy = encoded[:, :, :2] + 0.5 if self.settings.half_cell else encoded[:, :, :2] * 2
         return (xy + grid) * stride, encoded[:, :, 2].sigmoid()
-
-    def keypoint_logits(self, raw: Tensor, priors: Tensor) -> Tensor:
-        """Logits of the keypoint scores, (B, K, n), for a loss; they need no priors."""
-        return raw.unflatten(1, (self.num_keypoints, 3))[:, :, 2]

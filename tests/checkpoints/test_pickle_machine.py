@@ -1,16 +1,18 @@
-"""Hostile pickles: whatever the shape of the attack, nothing runs and the message names what would have been called."""
+"""Hostile and ordinary pickles: nothing of a file runs, and none needs endless time or memory."""
 
 from __future__ import annotations
 
 import io
 import os
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,16 +20,17 @@ from hypothesis import strategies as st
 
 import yolopose
 from yolopose.checkpoints.pickle_machine import unpickle
-from yolopose.checkpoints.pickle_values import ALLOWED, Call, InertTensor, Name, StandIn, stand_in_name
-from yolopose.runtime.errors import CheckpointError, UnsafeCheckpoint
+from yolopose.checkpoints.pickle_values import ALLOWED, Call, Name, StandIn, stand_in_name
+from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint, UnsafeCheckpoint
 
-from .pickles import containers, name, text
+from .limited_process import LimitedProcess
+from .pickles import START, containers, dictionary, name, number, streamed, text, zipped
 
 MARKER = "YOLOPOSE_PICKLE_RAN"
 
 
 class Calls:
-    """Pickles as a call of ``function`` with ``arguments``."""
+    """An object that is pickled as a call of ``function`` with ``arguments``."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -40,7 +43,7 @@ LOG = name("mmengine.logging", "HistoryBuffer") + text("min")
 GETATTR = name("builtins", "getattr")
 RUN = f"__import__('os').environ.__setitem__('{MARKER}', '1')"
 SET = text(MARKER) + text("1")
-ATTACKS = {  # pickle, what the message must name
+ATTACKS = {  # pickle, name in the message
     "os.system": (pickle.dumps(Calls(os.system, f"touch {MARKER}")), r"(posix|nt|os)\.system"),
     "exec": (pickle.dumps(Calls(exec, RUN)), r"builtins\.exec"),
     "eval, protocol 0": (pickle.dumps(Calls(eval, RUN), 0), r"(__builtin__|builtins)\.eval"),
@@ -93,7 +96,7 @@ ATTACKS = {  # pickle, what the message must name
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_hostile_pickle_is_refused_by_name(attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refuses_hostile_pickles_by_name(attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     payload, named = ATTACKS[attack]
     for path in containers(payload, tmp_path):
@@ -117,15 +120,15 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_senseless_pickle_is_damaged(damage: str, tmp_path: Path) -> None:
+def test_rejects_damaged_pickles(damage: str, tmp_path: Path) -> None:
     for path in containers(DAMAGED[damage], tmp_path):
         with pytest.raises(CheckpointError):
             yolopose.load(path)
     assert "get" not in vars(OrderedDict)
 
 
-def test_allow_list_holds_nothing_that_acts() -> None:
-    """No real function or class is on the list: it is all ours and inert, but for the names of PyTorch's types."""
+def test_allowed_names_are_inert() -> None:
+    """ALLOWED contains no real function or class: only inert values of this package, and dtypes of PyTorch."""
     for value in ALLOWED.values():
         assert isinstance(value, Call | Name | torch.dtype)
         assert isinstance(value, torch.dtype) or not hasattr(value, "__dict__")
@@ -146,8 +149,8 @@ def test_networks_become_stand_ins() -> None:
     assert vars(value) == {"nkpt": 17}
 
 
-def test_classes_with_source_text_of_the_older_stream() -> None:
-    """Before the zip archive, torch.save wrote a class as an outside reference together with its source text."""
+def test_reads_classes_with_source_code_of_the_older_stream() -> None:
+    """Before the zip archive, torch.save wrote a class as a persistent ID together with its source code."""
     model = b"(" + text("module") + name("models.yolo", "Model") + text("yolo.py") + text("import os") + b"tQ"
     value = unpickle(io.BytesIO(b"\x80\x02" + model + b")\x81."), "here")
     assert stand_in_name(value) == "models.yolo.Model"
@@ -157,44 +160,104 @@ def test_classes_with_source_text_of_the_older_stream() -> None:
             unpickle(io.BytesIO(payload), "here")
 
 
-def test_real_torch_modules_and_numpy_values_are_data() -> None:
-    numpy = pytest.importorskip("numpy")
+def test_reads_torch_modules_and_numpy_values_as_data() -> None:
     content = {
         "net": torch.nn.ReLU(),
         "size": torch.Size((2, 3)),
-        "array": numpy.arange(6, dtype="float32").reshape(2, 3).T,
-        "scalar": numpy.float64(0.5),
-        "objects": numpy.array([{}], dtype=object),
+        "array": np.arange(6, dtype="float32").reshape(2, 3).T,
+        "scalar": np.float64(0.5),
+        "objects": np.array([{}], dtype=object),
         "dtype": torch.float16,
         "tags": {1, 2},
     }
     read = unpickle(io.BytesIO(pickle.dumps(content, 2)), "here")
     assert stand_in_name(read["net"]) == "torch.nn.modules.activation.ReLU"
     assert read["size"] == (2, 3)
-    assert numpy.array_equal(read["array"].value(), content["array"])
+    assert np.array_equal(read["array"].value(), content["array"])
     assert read["scalar"] == 0.5
     assert read["objects"].value() is None
     assert read["dtype"] is torch.float16
     assert read["tags"] == {1, 2}
 
 
-def test_methods_of_training_logs_are_names() -> None:
+def test_reads_methods_of_training_logs_as_names() -> None:
     payload = b"\x80\x02" + GETATTR + LOG + b"\x86R."
     value = unpickle(io.BytesIO(payload), "here")
     assert isinstance(value, Name)
     assert value.name == "mmengine.logging.HistoryBuffer.min"
 
 
-def test_tensors_become_descriptions(tmp_path: Path) -> None:
-    from yolopose.checkpoints.archive import read_document
+def test_device_is_always_the_same_string(tmp_path: Path) -> None:
+    payload = START + dictionary({"a": name("torch", "device") + text("cuda") + b"K\x01\x86R"}) + b"."
+    with pytest.raises(UnknownCheckpoint, match="a dictionary of a"):
+        yolopose.load(zipped(payload, tmp_path / "net.pt"))
 
-    tensor = torch.arange(12.0).reshape(3, 4)
-    torch.save({"view": tensor[1:, ::2], "empty": torch.zeros(0, 3), "half": tensor.half()}, tmp_path / "t.pt")
-    document = read_document(tmp_path / "t.pt")
-    assert isinstance(document.content["view"], InertTensor)
-    assert torch.equal(document.tensor(document.content["view"], "view"), tensor[1:, ::2])
-    assert document.tensor(document.content["empty"], "empty").shape == (0, 3)
-    assert document.tensor(document.content["half"], "half").dtype == torch.float16
-    outside = document.content["view"]._replace(offset=100)
-    with pytest.raises(CheckpointError, match="reaches past"):
-        document.tensor(outside, "view")
+
+def shared_tuples(levels: int) -> bytes:
+    """((..., ...), (..., ...)): one tuple per level in memory, 2^levels in a complete walk."""
+    return b")q\x00" + levels * b"0h\x00h\x00\x86q\x00"
+
+
+def shared_lists(levels: int) -> bytes:
+    return b"]q\x00" + levels * b"0](h\x00h\x00eq\x00"
+
+
+def called(module: str, function: str, argument: bytes, times: int) -> bytes:
+    """``function(argument)`` called ``times`` times, all results kept."""
+    start = argument + b"q\x000" + name(module, function) + b"q\x010]"
+    return START + start + times * b"h\x01h\x00\x85Ra" + b"."
+
+
+def string_bomb() -> bytes:
+    device = name("torch", "device")
+    return START + text("a") + b"q\x00" + 60 * (device + b"h\x00h\x00\x86Rq\x000h\x00") + b"."
+
+
+def colliding() -> bytes:
+    """Keys with equal hashes: each is compared with all previous ones."""
+    return START + b"}" + b"".join(number(k * (2**61 - 1)) + b"Ns" for k in range(1, 50_000)) + b"."
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "string that doubles": string_bomb,
+    "device of shared lists": lambda: START + name("torch", "device") + shared_lists(60) + b"\x85R.",
+    "type of shared lists": lambda: START + name("numpy", "dtype") + shared_lists(60) + b"\x85R.",
+    "hash of shared tuples": lambda: START + b"}" + shared_tuples(60) + b"K\x01s.",
+    "hash of shared tuples, many": lambda: START + b"}(" + shared_tuples(60) + b"K\x01u.",
+    "hash of shared tuples, DICT": lambda: START + b"(" + shared_tuples(60) + b"K\x01d.",
+    "hash of shared tuples, set": lambda: START + name("builtins", "set") + b"]" + shared_tuples(60) + b"a\x85R.",
+    "hash of shared tuples, ADDITEMS": lambda: b"\x80\x04\x8f(" + shared_tuples(60) + b"\x90.",
+    "hash of shared tuples, FROZENSET": lambda: b"\x80\x04(" + shared_tuples(60) + b"\x91.",
+    "hash of nested tuples": lambda: START + b"})" + 500_000 * b"\x85" + b"K\x01s.",
+    "hashes that collide": colliding,
+    "nested lists": lambda: START + 500_000 * b"]" + 499_999 * b"a" + b".",
+    "endless opcodes": lambda: START + 5_000_000 * b"]" + b".",
+    "memo index": lambda: START + b"}r\xff\xff\xff\x7f.",
+    "memo index in decimal": lambda: START + b"}p999999999999\n.",
+    "length of bytes": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.",
+    "length of a bytearray": lambda: b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b"x.",
+    "length of a string": lambda: b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b"x.",
+    "copies of a set": lambda: called("builtins", "set", b"](" + b"".join(map(number, range(20_000))) + b"e", 20_000),
+    "copies of a size": lambda: called("torch", "Size", b"](" + 100_000 * b"N" + b"e", 20_000),
+    "copies of bytes": lambda: (
+        START + name("_codecs", "encode") + b"q\x000" + text(1_000_000 * "a") + text("latin1") + b"\x86q\x010]"
+        + 5_000 * b"h\x00h\x01Ra" + b"."
+    ),
+    "arguments": lambda: START + b"(" + 200_000 * b"N" + b"tq\x000" + name("numpy", "ndarray") + b"q\x010"
+    + name("torch._utils", "_rebuild_parameter") + b"q\x020]" + 50_000 * b"h\x02h\x00Ra" + b".",
+    "schema": lambda: START + dictionary({"format": text("yolopose"), "schema": shared_lists(60)}) + b".",
+    "key of a storage": lambda: START + b"(" + text("storage") + name("torch", "FloatStorage") + shared_lists(60)
+    + text("cpu") + b"K\x01tQ.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_rejects_endless_time_and_memory(bomb: str, limited_process: LimitedProcess, tmp_path: Path) -> None:
+    assert limited_process.load(zipped(BOMBS[bomb](), tmp_path / "net.pt")).startswith("refused: ")
+
+
+@pytest.mark.parametrize("bomb", ["string that doubles", "hash of shared tuples", "length of bytes", "memo index"])
+def test_rejects_endless_time_and_memory_in_the_older_stream(
+    bomb: str, limited_process: LimitedProcess, tmp_path: Path
+) -> None:
+    assert limited_process.load(streamed(BOMBS[bomb](), tmp_path / "net.pt")).startswith("refused: ")
