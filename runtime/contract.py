@@ -277,8 +277,8 @@ def read_contract(path: str | Path) -> Contract:
     """The contract inside an .onnx, or beside an .engine or .trt as `<file name>.json`.
 
     For .onnx the hash of the graph is verified, and the operator set, which gives the nodes their meaning.
-    Raises ArtifactError (absent, truncated, changed, or not exported by yolopose), ContractMissing, ContractInvalid, ContractTooNew;
-    ValueError for another suffix.
+    Raises ArtifactError (absent, truncated, changed, or not exported by yolopose), ContractMissing, ContractInvalid,
+    ContractTooNew; ValueError for another suffix.
     """
     path = Path(path)
     if path.suffix.lower() in PLAN_SUFFIXES:
