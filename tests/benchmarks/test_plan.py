@@ -108,7 +108,7 @@ def test_labels_add_a_pass_at_the_evaluation_threshold(artifact: Path, tmp_path:
     labelled = dataclasses.replace(IMAGES, labels=object(), image_ids=(1, 2, 3, 4, 5))  # type: ignore[arg-type]
     (task,) = [job.task for job in jobs(BenchSettings((artifact,)), tmp_path, labelled) if job.kind == "people"]
     assert isinstance(task, PeopleTask)
-    assert sorted(task.files.values()) == [0.001, 0.25]
+    assert sorted(task.files.values()) == [0.01, 0.25]
     assert len(set(task.files)) == 2
 
 
