@@ -56,7 +56,7 @@ def test_labels_add_average_precision(
     assert row["ap_change"] is None  # against itself
     assert figures["ap"]["ap50"] == pytest.approx(81 / 101)  # precision 1 at the recalls 0, .01 ... .80 of 101
     assert (figures["ap"]["images"], figures["ap"]["people"]) == (5, 5)
-    assert (figures["found"]["score"], figures["found_evaluation"]["score"]) == (0.25, 0.001)
+    assert (figures["found"]["score"], figures["found_evaluation"]["score"]) == (0.25, 0.01)
     assert main(words) == 0
     assert "COCO keypoint AP" in capsys.readouterr().out
 
@@ -96,9 +96,9 @@ def test_synthetic_scenes_are_noted(artifact: Path, capsys: pytest.CaptureFixtur
 
 def test_flags_become_settings() -> None:
     sizes = ["--imgsz", "64", "96", "--batch", "2"]
-    words = ["a.onnx", "b.onnx", *sizes, "--score", "0.3", "--evaluation-score", "0.01", "--device", "cpu"]
+    words = ["a.onnx", "b.onnx", *sizes, "--score", "0.3", "--evaluation-score", "0.05", "--device", "cpu"]
     assert settings_from(build_parser().parse_args(words)) == BenchSettings(
-        (Path("a.onnx"), Path("b.onnx")), imgsz=(64, 96), score=0.3, evaluation_score=0.01, batch=2, device="cpu"
+        (Path("a.onnx"), Path("b.onnx")), imgsz=(64, 96), score=0.3, evaluation_score=0.05, batch=2, device="cpu"
     )
     assert settings_from(build_parser().parse_args(["a.onnx"])) == BenchSettings((Path("a.onnx"),))
     assert settings_from(build_parser().parse_args(["a.onnx", "--imgsz", "64"])).imgsz == (64, 64)
@@ -108,7 +108,7 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     page = " ".join(capsys.readouterr().out.split())
     assert "(default: 120)" in page
-    assert "(default: 0.001)" in page
+    assert "(default: 0.01)" in page
 
 
 def bad_files(folder: Path, artifact: Path) -> None:

@@ -110,7 +110,7 @@ def test_labels_add_people_at_the_evaluation_score(artifact: Path, tmp_path: Pat
     labeled = dataclasses.replace(IMAGES, labels=object(), image_ids=(1, 2, 3, 4, 5))  # type: ignore[arg-type]
     (task,) = [job.task for job in jobs(BenchSettings((artifact,)), tmp_path, labeled) if job.kind == "people"]
     assert isinstance(task, PeopleTask)
-    assert sorted(task.files.values()) == [0.001, 0.25]
+    assert sorted(task.files.values()) == [0.01, 0.25]
     assert len(set(task.files)) == 2
 
 
