@@ -82,7 +82,7 @@ _PLAN_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     made = parser(
         PROG,
         "Convert weights to one ONNX file with pre-processing, decode and NMS inside, verified against PyTorch.",
@@ -387,4 +387,4 @@ def _explanation(document: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(_main, _parser(), argv)
+    return run(_main, build_parser(), argv)

@@ -150,7 +150,18 @@ def load(config: ExportConfig, say: Say, progress: Progress) -> Export:
     defaults = (NmsInfo.candidates, NmsInfo.iou_threshold)
     if source.nms_free and (config.nms.candidates, config.nms.iou_threshold) != defaults:
         say("--candidates and --iou have no effect: this network gives each person once, --max-people limits them")
-    return Export(config, say, progress, source, target, shape, given, source.resolve_nms(config.nms), images, shares)
+    return Export(
+        config=config,
+        say=say,
+        progress=progress,
+        source=source,
+        target=target,
+        shape=shape,
+        input=given,
+        nms=source.resolve_nms(config.nms),
+        images=images,
+        shares=shares,
+    )
 
 
 def open_source(config: ExportConfig, say: Say) -> Source:

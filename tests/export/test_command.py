@@ -15,9 +15,11 @@ import onnx
 import pytest
 
 import yolopose
+from yolopose.data.synthetic import SyntheticScenes
 from yolopose.export import verify as verify_module
-from yolopose.export.command import main
+from yolopose.export.command import build_parser, export_config, main
 from yolopose.export.config import ShapeConfig
+from yolopose.export.pipeline import load
 from yolopose.export.source import input_info
 from yolopose.runtime import PoseEstimator, read_contract
 
@@ -84,10 +86,10 @@ def test_batches_give_the_same_as_single_images(trained_artifact: Path, photogra
                 assert one.flags == many.flags
 
 
-def test_json_is_one_document_on_stdout(
-    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = arguments("--weights", tiny_weights, "--output", tmp_path / "here.onnx", "--limit", 2, "--json", *FIXED)
+def test_json_is_one_document_on_stdout(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Verified on labels whose images lie beside them."""
+    data = SyntheticScenes(2, seed=0).save_coco(tmp_path / "data")
+    words = arguments("--weights", tiny_weights, "--output", tmp_path / "here.onnx", "--data", data, "--json", *FIXED)
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["artifact"] == str(tmp_path / "here.onnx")
@@ -95,7 +97,10 @@ def test_json_is_one_document_on_stdout(
     assert "too few for a verdict" in document["reason"]
     assert document["comparison"]["matched"] > 0  # compared at a lower threshold
     assert document["comparison"]["max_px"] <= 0.05
+    assert document["comparison"]["images"] == 2
+    assert "labeled by person_keypoints.json" in document["verified_on"]
     contract = document["contract"]
+    assert contract["parity"]["ap_reference"] is not None
     assert contract["model"]["name"] == "yolox-pose-nano"
     assert (contract["input"]["height"], contract["input"]["width"], contract["input"]["batch"]) == (64, 96, 2)
     assert {"torch", "onnx", "onnxscript", "onnxsim", "yolopose"} <= set(contract["provenance"]["versions"])
@@ -180,52 +185,27 @@ def test_rejects_bad_input(
     assert not list(tmp_path.rglob("*.onnx*"))
 
 
-def labels_for(folder: Path, images: Path) -> dict[str, object]:
-    """COCO labels of two images: one person of 17 keypoints in each."""
-    images.mkdir(parents=True)
-    entries, people = [], []
-    for i in (1, 2):
-        cv2.imwrite(str(images / f"{i}.png"), np.full((64, 96, 3), 90 * i, np.uint8))
-        entries.append({"id": i, "file_name": f"{i}.png", "width": 96, "height": 64})
-        points = [value for k in range(17) for value in (20 + 3 * k, 10 + 2 * k, 2)]
-        person = {
-            "image_id": i,
-            "category_id": 1,
-            "bbox": [10, 5, 70, 50],
-            "area": 1800,
-            "iscrowd": 0,
-            "num_keypoints": 17,
-        }
-        people.append({"id": i, "keypoints": points, **person})
-    return {"images": entries, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
-
-
 @pytest.mark.parametrize("kind", ["beside", "folder", "yaml"])
-def test_labels_bring_their_images(
-    kind: str, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_brings_its_images(kind: str, tiny_weights: Path, tmp_path: Path) -> None:
     """COCO JSON with images beside it or in a named folder, and data.yaml with its val split; no --images."""
-    data = tmp_path / "val.json"
-    if kind == "yaml":
-        data = tmp_path / "data.yaml"
-        data.write_text(
-            f"path: {tmp_path}\ntrain: images/train\nval: images/val\nkpt_shape: [17, 3]\nnames: [person]\n"
-        )
-        labels_for(tmp_path, tmp_path / "images" / "val")
+    data: object = SyntheticScenes(2, seed=0).save_coco(tmp_path)
+    if kind == "folder":
+        (tmp_path / "images").rename(tmp_path / "elsewhere")
+        data = f"{data}:{tmp_path / 'elsewhere'}"
+    elif kind == "yaml":
+        (tmp_path / "images").rename(tmp_path / "val")
+        (tmp_path / "images").mkdir()
+        (tmp_path / "val").rename(tmp_path / "images" / "val")
         (tmp_path / "labels" / "val").mkdir(parents=True)
-        for i in (1, 2):
-            points = " ".join("0.5 0.5 2" for _ in range(17))
-            (tmp_path / "labels" / "val" / f"{i}.txt").write_text(f"0 0.5 0.5 0.7 0.7 {points}\n")
-    else:
-        images = tmp_path / ("images" if kind == "beside" else "elsewhere")
-        data.write_text(json.dumps(labels_for(tmp_path, images)))
-    spec = f"{data}:{tmp_path / 'elsewhere'}" if kind == "folder" else data
-    words = arguments("--weights", tiny_weights, "--output", tmp_path / "a.onnx", "--data", spec, "--json", *FIXED)
-    assert main(words) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["comparison"]["images"] == 2
-    assert f"labeled by {data.name}" in document["verified_on"]
-    assert document["contract"]["parity"]["ap_reference"] is not None
+        (tmp_path / "labels" / "val" / "000000.txt").write_text(f"0 0.5 0.5 0.7 0.7 {'0.5 0.5 2 ' * 17}\n")
+        data = tmp_path / "data.yaml"
+        data.write_text(f"path: {tmp_path}\ntrain: images/val\nval: images/val\nkpt_shape: [17, 3]\nnames: [person]\n")
+    words = arguments("--weights", tiny_weights, "--output", tmp_path, "--data", data, *FIXED)
+    config = export_config(build_parser().parse_args(words))
+    images = load(config, lambda sentence: None, lambda items, *_: items).images
+    assert [path.name for path in images.paths] == ["000000.png", "000001.png"]
+    assert images.labels is not None
+    assert sum(len(people) for people in images.labels.people.values()) >= 1
 
 
 def test_option_of_another_mode_is_refused_by_its_own_name(
@@ -262,7 +242,7 @@ def test_explain_describes_an_onnx_file_and_writes_nothing(tmp_path: Path, capsy
     lines = (line.split(":", 1) for line in text.splitlines())
     assert {name: value.strip() for name, value in lines} == {
         "weights": f"{source}: ONNX, ultralytics layout",
-        "network": "Ultralytics YOLOv8n-pose model (ultralytics); classes: person",
+        "network": "Ultralytics YOLOv8n-pose model (ultralytics); classes: 0",
         "keypoints": "17 (coco-17), each with x, y and a score",
         "takes": "RGB, 0..255 times 0.003922, letterboxed on gray 114, padding center",
         "input": "images uint8 (batch, height, width, 3) BGR, 96x96 only",
