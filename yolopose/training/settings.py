@@ -254,6 +254,8 @@ class TrainSettings:
     def from_dict(cls, document: Mapping[str, Any]) -> TrainSettings:
         """Inverse of ``to_dict``. Raises KeyError, TypeError or ValueError for another document."""
         fields = dict(document)
-        augment = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.pop("augment").items()}
+        augment: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in fields.pop("augment").items()
+        }
         loss = LossSettings(**fields.pop("loss"))
         return cls(**fields, augment=AugmentSettings(**augment), loss=loss)
