@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -90,22 +91,11 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_resume_accepts_only_options_of_a_session() -> None:
-    check_resume(
-        [
-            "--resume",
-            "a",
-            "--device",
-            "cpu",
-            "--threads",
-            "1",
-            "--workers",
-            "0",
-            "--max-minutes",
-            "2",
-            "--no-tensorboard",
-            "--json",
-        ]
-    )
-    check_resume(["--data", "a.json", "--output", "b", "--epochs", "3"])
-    with pytest.raises(UsageError, match="leave --output, --epochs, --val out"):
-        check_resume(["--resume", "a", "--output", "b", "--epochs", "3", "--val", "c", "--device", "cpu"])
+    session = "--resume a --device cpu --threads 1 --workers 0 --max-minutes 2 --no-tensorboard --json"
+    run = "--data a.json --output b --epochs 3"
+    both = "--resume a --output b --epochs 3 --val c --device cpu"
+    check_resume(session.split())
+    check_resume(run.split())
+    with pytest.raises(UsageError, match="leave ") as raised:
+        check_resume(both.split())
+    assert set(re.findall(r"--[a-z]+", str(raised.value))) == {"--resume", "--output", "--epochs", "--val"}

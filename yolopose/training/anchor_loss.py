@@ -108,8 +108,8 @@ def match_anchors(people: People, shapes: Tensor, strides: Tensor, sizes: Tensor
     Two differences from the reference. A person whom no shape fits (a lying body at the image border, a few pixels)
     matches the shape that fits best, because otherwise it would be trained as background. An anchor that several people
     match is assigned to one of them; the reference trains its objectness for the last one written and its box for all.
-    Priority: the person for whom it is the best shape in the center's cell, so that nobody loses every anchor to a
-    neighbor who has others; then the box with the higher CIoU with the anchor around its cell's center; then the
+    Priority: the person for whom it is the best shape in the center's cell, so that no person loses every anchor to a
+    neighbor that has others; then the box with the higher CIoU with the anchor around its cell's center; then the
     earlier row.
 
     shapes: (L, A, 2) float32 width and height of anchors, px; strides: (L,) float32; sizes: (L, 2) from ``level_sizes``

@@ -1,7 +1,7 @@
 """Label assignment: what the rules that match anchor points with people have in common.
 
-The rules themselves are beside their losses: SimOTA in ``anchor_free_loss``, task-aligned assignment in
-``distance_loss``, the anchor shape matching of YOLOv5 in ``anchor_loss``.
+Each rule is in the module of its loss: SimOTA in ``anchor_free_loss``, task-aligned assignment in ``distance_loss``,
+YOLOv5's anchor shape matching in ``anchor_loss``.
 
 B images, N anchor points, G people (rows of ``People``). SimOTA and task-aligned assignment work on the few pairs of
 person and point that may match: a table with one row for each person.
@@ -100,16 +100,16 @@ def resolve_conflicts(costs: Tensor, cells: Tensor, chosen: Tensor, count: int) 
     all images; chosen: (R, L) bool.
     """
     owner = cells.new_full((count,), -1)
-    nobody = len(costs)
+    rows = len(costs)
     waiting = chosen.any(1)
     while True:
         row, column = chosen.nonzero(as_tuple=True)
         cell, cost = cells[row, column], costs[row, column]
         least = costs.new_full((count,), torch.inf).scatter_reduce_(0, cell, cost, "amin")
         cheapest = cost == least[cell]
-        winner = cells.new_full((count,), nobody).scatter_reduce_(0, cell[cheapest], row[cheapest], "amin")
-        owner = torch.where(winner < nobody, winner, owner)
-        served = torch.zeros(nobody + 1, dtype=torch.bool, device=costs.device)
+        winner = cells.new_full((count,), rows).scatter_reduce_(0, cell[cheapest], row[cheapest], "amin")
+        owner = torch.where(winner < rows, winner, owner)
+        served = torch.zeros(rows + 1, dtype=torch.bool, device=costs.device)
         served[owner + 1] = True
         waiting = waiting & ~served[1:]
         row = waiting.nonzero().squeeze(1)

@@ -115,9 +115,9 @@ class Trainer:
         """The steps left of an epoch. Whether a stop is requested; seconds in total, and without a batch."""
         started, waited, stopped = time.monotonic(), 0.0, False
         for _ in self._shown(steps_left):
-            asked = time.monotonic()
+            requested = time.monotonic()
             batch = next(batches)
-            waited += time.monotonic() - asked
+            waited += time.monotonic() - requested
             for reason in batch.damaged:
                 self._skip(reason.partition(": ")[0], reason)
             for name, value in self.train_step(batch).items():

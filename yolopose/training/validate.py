@@ -103,7 +103,7 @@ class Validator:
         self.image_ids = [ids[index] for index in evenly(len(ids), limit)]
         if not set(self.image_ids) & set(dataset.ids_with_people):
             raise DataError(
-                f"{dataset.path}: none of {len(self.image_ids)} validation images has a person with labelled keypoints"
+                f"{dataset.path}: none of {len(self.image_ids)} validation images has a person with labeled keypoints"
             )
         paths = {image_id: dataset.images[image_id].path for image_id in self.image_ids}
         self.images = LetterboxedImages(paths, spec, shape_hw, batch, cache_bytes)
