@@ -68,5 +68,5 @@ def test_a_network_that_cannot_be_widened_is_a_usage_error(tmp_path: Path, capsy
 
 
 def test_the_old_spelling_of_license_is_accepted(tmp_path: Path) -> None:
-    assert main(["demo", "--output", str(tmp_path / "net.pt"), "--licence", "MIT"]) == 0
+    assert main(["demo", "--output", str(tmp_path / "net.pt"), "--license", "MIT"]) == 0
     assert yolopose.load(tmp_path / "net.pt").weights_licence == "MIT"

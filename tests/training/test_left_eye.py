@@ -84,9 +84,9 @@ def features(people: People) -> list[Tensor]:
         row, column = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
         grid = (torch.stack((column, row), dim=-1) + 0.5) * stride  # (cells, cells, 2) px
         low, high = people.boxes[:, None, None].chunk(2, dim=-1)
-        centre = (low + high) / 2
-        away = (centre - grid[:, :, None]).norm(dim=-1).where(people.valid[:, None, None], torch.inf)
-        offset = centre - grid[:, :, None]
+        center = (low + high) / 2
+        away = (center - grid[:, :, None]).norm(dim=-1).where(people.valid[:, None, None], torch.inf)
+        offset = center - grid[:, :, None]
         parts = torch.cat((offset, (high - low).expand_as(offset)), dim=-1) / stride  # (B, cells, cells, G, 4)
         nearest = away.argmin(dim=-1)[..., None, None].expand(-1, -1, -1, 1, 4)
         encoded = parts.gather(3, nearest)[:, :, :, 0].permute(0, 3, 1, 2) / 4

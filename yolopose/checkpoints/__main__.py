@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--license",
-        "--licence",
+        "--license",
         metavar="TEXT",
         help="license of the weights, stored in the file; default: that of the input",
     )
