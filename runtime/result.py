@@ -187,7 +187,8 @@ class PoseResult:
     def __repr__(self) -> str:
         parts = [_count(len(self), "person", "people")]
         if len(self):
-            parts.append(f"scores {self.scores.max():.3f} to {self.scores.min():.3f}")
+            best, worst = self.scores.max(), self.scores.min()
+            parts.append(f"score {best:.3f}" if len(self) == 1 else f"scores {best:.3f} to {worst:.3f}")
         kind = "" if self.skeleton is None else f" of {self.skeleton.name}"
         parts.append(_count(self.num_keypoints, "keypoint", "keypoints") + kind)
         return f"PoseResult({', '.join((*parts, *flag_names(self.flags)))})"

@@ -1,4 +1,4 @@
-"""What the documents say is run as it stands there."""
+"""Code in the README and the docs is run as printed; links lead to files and headings."""
 
 from __future__ import annotations
 
@@ -30,6 +30,18 @@ def workplace(tmp_path: Path, trained_artifact: Path, photographs: list[Path], m
     shutil.copy(photographs[0], tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_three_lines_of_the_readme_print_what_it_shows(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(data_dir / "coco-mini" / "images" / "000000129648.jpg", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    (code,) = code_blocks("README.md")
+    assert len(code.splitlines()) == 3
+    exec(code, {})
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").partition(code)[2].splitlines()
+    assert capsys.readouterr().out.strip() == next(line for line in shown if line.startswith("    ")).strip()
 
 
 def test_embedding_with_and_without_the_runtime(workplace: Path) -> None:

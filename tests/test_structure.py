@@ -153,6 +153,38 @@ def test_no_circles() -> None:
         walk(name, ())
 
 
+# A reader finds the steps of each path in one function, in the order in which they happen (docs/architecture.md).
+STEPS = {
+    ("export/pipeline.py", "export_artifact"): ["load", "build", "reduce_precision", "verify_export", "write"],
+    ("yolopose/training/run.py", "train"): [
+        "_run_folder",
+        "new_net",
+        "device_for",
+        "TrainStep",
+        "Trainer",
+        "run",
+        "record",
+    ],
+    ("yolopose/training/trainer.py", "run"): ["_train_epoch", "_validate", "save"],
+    ("runtime/estimator.py", "_estimate"): ["preprocess", "infer", "postprocess"],
+    ("benchmarks/run.py", "run_benchmark"): ["artifact_entries", "_open_images", "jobs", "run", "_report"],
+}
+
+
+@pytest.mark.parametrize(("file", "function"), STEPS)
+def test_steps_stand_in_one_function_in_order(file: str, function: str) -> None:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    (found,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
+    calls = sorted(
+        (node.end_lineno, node.end_col_offset, node.func.id if isinstance(node.func, ast.Name) else node.func.attr)
+        for node in ast.walk(found)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
+    )
+    names = iter([name for _, _, name in calls])
+    assert all(step in names for step in STEPS[file, function]), calls  # in this order, others between them
+    assert (found.end_lineno or 0) - found.lineno < 70, "a page"
+
+
 def test_every_folder_is_a_package() -> None:
     """A folder without __init__.py would be left out of the wheel."""
     for _, path in MODULES:

@@ -154,7 +154,7 @@ def test_repr_is_one_short_line() -> None:
     assert repr(people(2, skeleton=PAIR)) == (
         "PoseResult(2 people, scores 0.900 to 0.100, 2 keypoints of pair, candidates cut)"
     )
-    assert repr(people(1, 17)) == "PoseResult(1 person, scores 0.900 to 0.900, 17 keypoints, candidates cut)"
+    assert repr(people(1, 17)) == "PoseResult(1 person, score 0.900, 17 keypoints, candidates cut)"
     assert repr(PoseResult.empty(17)) == "PoseResult(0 people, 17 keypoints)"
     assert repr(people(2)[1]) == "Person(score=0.100, label=1, box=[4.0, 5.0, 6.0, 7.0], 2 keypoints)"
 
