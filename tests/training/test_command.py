@@ -366,7 +366,7 @@ def test_damaged_pictures_are_skipped_by_name(labels: Path, tmp_path: Path, caps
         picture.write_bytes(b"no picture")
     for workers in (0, 1):
         error = refused(capsys, 1, *words(labels, tmp_path / f"w{workers}", "--workers", workers))
-        assert "none of 8 pictures" in error
+        assert "none of 8 images" in error
 
 
 def test_a_full_disk(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
