@@ -351,7 +351,7 @@ def test_damaged_images_are_skipped_and_named(labels: Path, tmp_path: Path, caps
         image.write_bytes(b"no image")
     for workers in (0, 1):
         error = refused(capsys, 1, *words(labels, tmp_path / f"w{workers}", "--workers", workers))
-        assert "none of 8 pictures" in error
+        assert "none of 8 images" in error
 
 
 def test_full_disk(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
