@@ -36,7 +36,7 @@ def small_graph(seed: int = 0, gain: float = 0.4, name_nodes: bool = True) -> on
 
     nodes.append(helper.make_node("Cast", ["images"], ["pixels"], "cast", to=TensorProto.FLOAT))
     nodes.append(helper.make_node("Transpose", ["pixels"], ["planes"], "transpose", perm=[0, 3, 1, 2]))
-    nodes.append(helper.make_node("Mul", ["planes", "scale"], ["small"], "normalise"))
+    nodes.append(helper.make_node("Mul", ["planes", "scale"], ["small"], "normalize"))
     stem = silu(convolution("small", "stem", 8, 3, 3))
     inner = silu(convolution(stem, "inner", 8, 8, 3))
     nodes.append(helper.make_node("Add", [stem, inner], ["sum"], "residual"))
