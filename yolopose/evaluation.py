@@ -225,7 +225,7 @@ def oks_matrix(keypoints: np.ndarray, labels: np.ndarray, areas: np.ndarray, sig
     counted = labels[..., 2] > 0  # (Q, K)
     total = (np.exp(-exponent) * counted).sum(-1)
     number = counted.sum(-1).astype(np.float64)
-    return total / np.where(number > 0, number, np.nan)
+    return np.asarray(total / np.where(number > 0, number, np.nan))
 
 
 def oks_to_reference(people: PoseResult, reference: PoseResult, skeleton: Skeleton) -> np.ndarray:
@@ -246,4 +246,4 @@ def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     intersection = np.prod(np.maximum(extent, 0), axis=2)
     area_a, area_b = (np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1) for boxes in (a, b))
     union = area_a[:, None] + area_b[None] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return np.asarray(np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0))

@@ -160,7 +160,7 @@ def quantize_weights(
 
 
 def _integers(weight: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(weight / scales[:, None, None, None]), -_LARGEST, _LARGEST)
+    return np.asarray(np.clip(np.rint(weight / scales[:, None, None, None]), -_LARGEST, _LARGEST))
 
 
 def _largest_pair(integers: np.ndarray) -> np.ndarray:

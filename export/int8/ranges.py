@@ -131,7 +131,7 @@ class Consumers:
         return found
 
     def _channels(self, tensor: str) -> int:
-        return self._samples[tensor].rows.shape[1]
+        return int(self._samples[tensor].rows.shape[1])
 
     def _energy(self, layer: Layer) -> float:
         """Mean square of the output without bias, on the samples of the input."""
@@ -206,7 +206,7 @@ class Grid:
         """float32 ``values`` after quantization and dequantization; ties round to even, as in ONNX."""
         scale = np.float32(self.scale)
         integers = np.rint(values / scale) + self.zero_point
-        return (np.clip(integers, self.low, self.high) - self.zero_point).astype(np.float32) * scale
+        return np.asarray((np.clip(integers, self.low, self.high) - self.zero_point).astype(np.float32) * scale)
 
 
 def make_grid(low: float, high: float, symmetric: bool) -> Grid:

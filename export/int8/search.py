@@ -105,7 +105,7 @@ def cost(plan: QuantizationPlan, elements: Mapping[str, int]) -> float:
 def _saving(layer: Layer, elements: Mapping[str, int], target: Target) -> float:
     """What int8 saves in a layer: much with many input channels, nothing in large feature maps of few channels."""
     silu = SILU_PER_ELEMENT if layer.has_silu and target == "cpu" else 0.0
-    return max(layer.weight[0].size / MACS_PER_ELEMENT - silu, 0.0) * elements[layer.output]
+    return max(float(layer.weight[0].size) / MACS_PER_ELEMENT - silu, 0.0) * elements[layer.output]
 
 
 def float32_order(plan: QuantizationPlan, losses: Mapping[str, float], elements: Mapping[str, int]) -> Iterator[str]:

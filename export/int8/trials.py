@@ -15,8 +15,8 @@ import onnx
 from yolopose.bootstrap import match_image_set
 from yolopose.data.image_set import ImageSet
 from yolopose.evaluation import AP_SCORE_THRESHOLD, MATCH_IOU, iou_matrix, oks_to_reference
-from yolopose.runtime.backends.base import OUTPUT_NAMES, RawPeople
-from yolopose.runtime.contract import InputInfo
+from yolopose.runtime.backends.base import RawPeople
+from yolopose.runtime.contract import OUTPUT_NAMES, InputInfo
 from yolopose.runtime.estimator import people_in_image
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
