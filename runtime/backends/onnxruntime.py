@@ -18,15 +18,7 @@ import numpy as np
 
 from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
-from .base import (
-    Backend,
-    Floats,
-    Images,
-    RawPeople,
-    check_inputs,
-    check_outputs,
-    check_target,
-)
+from .base import Backend, Floats, Images, RawPeople, check_inputs, check_outputs, check_target
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue, RunOptions, SessionIOBinding, SessionOptions

@@ -161,7 +161,7 @@ def test_result_may_be_collected_by_another_thread(
     thread.start()
     batches = [batch_of(1 + i % 3, i) for i in range(30)]
     for batch in batches:
-        while len(found) + 1 < sum(1 for _ in batches) and work.qsize() > 0:
+        while len(found) + 1 < len(batches) and work.qsize() > 0:
             time.sleep(0.001)
         work.put(submitted(backend, batch))
     work.put(None)
