@@ -11,7 +11,7 @@ import torch
 
 import yolopose
 from yolopose.checkpoints import READERS, own
-from yolopose.model.pose_net import fuse_conv_bn
+from yolopose.model.pose_net import PoseNet, fuse_conv_bn
 from yolopose.runtime.errors import CheckpointError, UnknownCheckpoint
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton
 
@@ -64,15 +64,22 @@ def golden(path: Path) -> dict[str, np.ndarray]:
 
 
 def close(ours: torch.Tensor, theirs: np.ndarray) -> None:
-    np.testing.assert_allclose(ours.numpy(), theirs, rtol=RTOL, atol=ATOL)
+    # The random weights of edgeai-yolox amplify float32 rounding: its stored outputs differ by up to 0.015 from a run
+    # in float64, and float32 runs on other processors by as much. It is therefore compared in float64.
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=RTOL, atol=0.02 if ours.dtype == torch.float64 else ATOL)
+
+
+def open_net(path: Path, images: np.ndarray) -> tuple[PoseNet, torch.Tensor]:
+    """The network and the images, in float64 where float32 does not determine the outputs."""
+    dtype = torch.float64 if path.name == NAMES[3] else torch.float32
+    return yolopose.load(path).to(dtype), torch.from_numpy(images).to(dtype)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_outputs_equal_the_reference(checkpoints: Path, name: str) -> None:
     expected = golden(checkpoints / name)
-    net = yolopose.load(checkpoints / name)
-    images = torch.from_numpy(expected["images"]).float()
+    net, images = open_net(checkpoints / name, expected["images"])
     predictions = net(images)
     for part, value in predictions._asdict().items():
         close(value, expected[part])
@@ -92,8 +99,7 @@ def test_outputs_equal_the_reference(checkpoints: Path, name: str) -> None:
 def test_outputs_of_the_fused_network_equal_the_reference(checkpoints: Path, name: str) -> None:
     expected = golden(checkpoints / name)
     fused = fuse_conv_bn(yolopose.load(checkpoints / name))
-    # The random weights of edgeai-yolox amplify float32 rounding: its stored outputs differ by up to 0.015 from a run
-    # in float64, so another order of the same sums cannot be closer than that.
+    # In float32, so that another order of the sums may differ as much as the reference differs from float64, twice.
     atol = 0.03 if name == NAMES[3] else ATOL
     for part, value in fused(torch.from_numpy(expected["images"]).float())._asdict().items():
         np.testing.assert_allclose(value.numpy(), expected[part], rtol=RTOL, atol=atol)
@@ -102,8 +108,8 @@ def test_outputs_of_the_fused_network_equal_the_reference(checkpoints: Path, nam
 @torch.no_grad()
 def test_edgeai_yolox_logits_equal_the_reference(checkpoints: Path) -> None:
     expected = golden(checkpoints / NAMES[3])
-    net = yolopose.load(checkpoints / NAMES[3])
-    raw = net.head(net.features(torch.from_numpy(expected["images"]).float()))
+    net, images = open_net(checkpoints / NAMES[3], expected["images"])
+    raw = net.head(net.features(images))
     logits = (raw.keypoints.unflatten(1, (17, 3))[:, :, 2] * 2 - 0.5) * raw.priors[:, 2:3]
     close(logits.transpose(1, 2), expected["raw_keypoint_scores"])
 

@@ -130,7 +130,8 @@ def test_inputs_and_outputs_are_those_of_the_contract(several_classes: tuple[Pos
 def test_graph_is_standard_small_and_free_of_machine_paths(
     several_classes: tuple[PoseNet, onnx.ModelProto],
 ) -> None:
-    _, model = several_classes
+    model = onnx.ModelProto()
+    model.CopyFrom(several_classes[1])
     assert [opset.domain for opset in model.opset_import] == [""]
     assert model.opset_import[0].version <= 18
     assert model.graph.node[0].op_type == "Cast"
@@ -140,6 +141,8 @@ def test_graph_is_standard_small_and_free_of_machine_paths(
     assert set(following) <= {"Transpose", "Shape"}
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert max(tensor.ByteSize() for tensor in model.graph.initializer) < 400_000  # no folded C x C matrices
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")  # weights may hold any bytes, those of ".py" too
     content = model.SerializeToString()
     assert str(ROOT).encode() not in content
     assert not re.search(rb"site-packages|\.py\b|/home/|/root/|/tmp/", content)
