@@ -212,7 +212,7 @@ def test_checkpoint_runs_at_its_own_size(best: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("list.pt", 1, "list.pt is a PyTorch file, but no pose network"),
+        ("list.pt", 1, "list.pt is a PyTorch file, but not a supported pose network"),
         ("best.pt text.pt", 1, "text.pt"),
         ("cut.pth", 1, "cut.pth"),
         ("best.pt --imgsz 100", 2, "best.pt: height and width must be multiples of 32, got 100 x 100"),

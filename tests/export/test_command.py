@@ -140,7 +140,7 @@ def test_artifact_that_fails_the_gate_is_kept_as_rejected(
         (["--weights", "{tiny}", "--int8", "--fp16"], 2, "--int8 and --fp16 exclude each other"),
         (["--weights", "{tiny}", "--target", "cpu"], 2, "--target belongs to --int8"),
         (["--weights", "{tiny}", "--int8", "--search-minutes", "nan"], 2, "--search-minutes must be 0 or more"),
-        (["--weights", "{tiny}", "--int8", "--images", "{folder}/few"], 2, "at least 16 images to calibrate on"),
+        (["--weights", "{tiny}", "--int8", "--images", "{folder}/few"], 2, "at least 16 images for calibration"),
         (["--weights", "{tiny}", "--format", "coreml"], 2, "invalid choice"),
         (["--weights", "{tiny}", "--frobnicate"], 2, "--frobnicate"),
         ([], 2, "--weights"),

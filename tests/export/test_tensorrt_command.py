@@ -79,7 +79,7 @@ def test_plan_refused_by_the_gate_is_kept_as_rejected(
     plan = tmp_path / "here.engine"
     assert export("--weights", tiny_weights, "--format", "engine", "--output", plan, *SMALL) == 3
     errors = capsys.readouterr().err
-    assert "the plan: float32 must give the reference's people" in errors
+    assert "the plan: float32 must match PyTorch within tolerance" in errors
     assert "kept as" in errors
     assert [path.suffix for path in verified] == [".onnx", ".engine"]
     names = {path.name for path in tmp_path.iterdir()}

@@ -330,7 +330,7 @@ def test_boxes_outside_the_image_are_reported(labels: Path, tmp_path: Path, caps
     first_annotation(labels, bbox=[-20.0, 0.0, 60.0, 60.0])
     assert main(words(labels, tmp_path / "run", "--epochs", 1)) == 0
     said = capsys.readouterr().err
-    assert "reaches beyond the picture of 64 x 64; clipped" in said
+    assert "reaches beyond the image of 64 x 64; clipped" in said
     assert "1 problems in the labels; training continues" in said
     assert len(document(tmp_path / "run")["label_problems"]) == 1
 

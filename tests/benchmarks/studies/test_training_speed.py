@@ -49,4 +49,4 @@ def test_reports_bare_and_whole_speed(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_rejects_too_few_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(save_scenes(tmp_path), "--epochs", "2") == 2
-    assert "13 steps are needed, and --epochs 2 of this data has fewer" in capsys.readouterr().err
+    assert "13 steps are measured; --epochs 2 of this data has fewer" in capsys.readouterr().err
