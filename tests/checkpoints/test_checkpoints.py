@@ -63,8 +63,8 @@ def golden(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def close(ours: torch.Tensor, theirs: np.ndarray) -> None:
-    np.testing.assert_allclose(ours.numpy(), theirs, rtol=RTOL, atol=ATOL)
+def close(actual: torch.Tensor, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=RTOL, atol=ATOL)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -223,7 +223,7 @@ def test_any_exception_of_a_reader_becomes_a_checkpoint_error(tmp_path: Path, mo
     monkeypatch.setattr(own, "read", read)
     with pytest.raises(CheckpointError, match=r"net\.pt looks like yolopose, but is damaged \(Surprise: of the file"):
         yolopose.load(path)
-    for raised in (UnknownCheckpoint("ours"), MemoryError(), KeyboardInterrupt()):
+    for raised in (UnknownCheckpoint("unknown"), MemoryError(), KeyboardInterrupt()):
         with pytest.raises(type(raised)) as caught:
             yolopose.load(path)
         assert caught.value is raised
