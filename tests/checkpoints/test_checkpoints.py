@@ -63,10 +63,12 @@ def golden(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def close(ours: torch.Tensor, theirs: np.ndarray) -> None:
+def close(actual: torch.Tensor, expected: np.ndarray) -> None:
     # The random weights of edgeai-yolox amplify float32 rounding: its stored outputs differ by up to 0.015 from a run
     # in float64, and float32 runs on other processors by as much. It is therefore compared in float64.
-    np.testing.assert_allclose(ours.numpy(), theirs, rtol=RTOL, atol=0.02 if ours.dtype == torch.float64 else ATOL)
+    np.testing.assert_allclose(
+        actual.numpy(), expected, rtol=RTOL, atol=0.02 if actual.dtype == torch.float64 else ATOL
+    )
 
 
 def open_net(path: Path, images: np.ndarray) -> tuple[PoseNet, torch.Tensor]:
@@ -229,7 +231,7 @@ def test_any_exception_of_a_reader_becomes_a_checkpoint_error(tmp_path: Path, mo
     monkeypatch.setattr(own, "read", read)
     with pytest.raises(CheckpointError, match=r"net\.pt looks like yolopose, but is damaged \(Surprise: of the file"):
         yolopose.load(path)
-    for raised in (UnknownCheckpoint("ours"), MemoryError(), KeyboardInterrupt()):
+    for raised in (UnknownCheckpoint("unknown"), MemoryError(), KeyboardInterrupt()):
         with pytest.raises(type(raised)) as caught:
             yolopose.load(path)
         assert caught.value is raised

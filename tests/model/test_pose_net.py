@@ -89,11 +89,11 @@ def test_fused_network_gives_the_same_outputs(name: str) -> None:
     assert not fused.training
     assert net.training, "the given network must not change"
     assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
-    for ours, theirs in zip(fused(images), net.eval()(images), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
+    for actual, expected in zip(fused(images), net.eval()(images), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-3)
     assert gmacs(fused, (128, 128)) == gmacs(net, (128, 128))
-    for ours, theirs in zip(fuse_conv_bn(fused)(images), fused(images), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(fuse_conv_bn(fused)(images), fused(images), strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_gmacs_of_a_convolution_and_a_linear_layer() -> None:

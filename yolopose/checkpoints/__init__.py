@@ -1,13 +1,14 @@
 """Reading and writing network weights in every supported format. Nothing in a file is executed.
 
-To add a format (three files):
+To add a format:
 
-1. ``yolopose/checkpoints/<name>.py``, a module with the members of ``Reader``. For a state dict follow ``mmpose``, for
+1. ``yolopose/checkpoints/<name>.py``: a module with the members of ``Reader``. For a state dict follow ``mmpose``, for
    a pickled network ``edgeai_yolov5``. ``transfer`` renames tensors and fills the network.
 2. This file: add the module to READERS. The first reader that recognizes the content reads the file.
-3. ``tests/checkpoints/test_<name>.py``: outputs compared with those of the reference code, and damaged files.
+3. Only for a pickled network: its package must be among ``pickle_machine.STAND_IN_PACKAGES``.
 
-The classes of a pickled network must lie under one of ``pickle_machine.STAND_IN_PACKAGES``.
+Its test, ``tests/checkpoints/test_<name>.py``, compares outputs with those of the reference code, and docs/weights.md
+lists the format.
 """
 
 from __future__ import annotations
