@@ -263,14 +263,11 @@ def _letterboxed(image: np.ndarray, contract: Contract, shape_hw: tuple[int, int
 
 
 def _open_session(path: str, threads: int | None, shape_hw: tuple[int, int]) -> onnxruntime.InferenceSession:
-    import onnxruntime
+    from yolopose.runtime.backends.onnxruntime import open_session, session_options
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: chosen by ONNX Runtime
+    options = session_options(shape_hw, threads)
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    for name, size in zip(("height", "width"), shape_hw, strict=True):
-        options.add_free_dimension_override_by_name(name, size)
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return open_session(path, options)
 
 
 def run_checkpoint(task: CheckpointTask) -> dict[str, Any]:

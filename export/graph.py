@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, shape_inference
 
 from yolopose.data.image_set import ImageSet
+from yolopose.runtime.backends.onnxruntime import open_session as open_onnx_session
+from yolopose.runtime.backends.onnxruntime import session_options
 from yolopose.runtime.contract import INPUT_NAMES, METADATA_KEY, Contract, InputInfo, NmsInfo
 from yolopose.runtime.images import as_bgr_image
 from yolopose.runtime.letterbox import Placement, letterbox
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 _FLOAT32_PARAMETERS = {"Resize": (1, 2)}  # inputs that are float32 by the operator's definition
 _MAX_DIFFERENCE = 1e-3  # in any output, that simplification may cause
@@ -125,15 +129,10 @@ def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelPr
     return copy
 
 
-def open_session(
-    model: onnx.ModelProto, threads: int | None = None, errors: bool = True
-) -> onnxruntime.InferenceSession:
+def open_session(model: onnx.ModelProto, threads: int | None = None, errors: bool = True) -> InferenceSession:
     """Session on ONNX Runtime's CPU provider. errors: log errors to stderr; warnings are never logged."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3 if errors else 4
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options = session_options(threads=threads, log_severity=3 if errors else 4)
+    return open_onnx_session(model.SerializeToString(), options)
 
 
 def graph_sha256(model: onnx.ModelProto) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from yolopose.runtime.console import Console, usage_errors
+from yolopose.runtime.console import Console
 from yolopose.runtime.contract import skeleton_from_json
 from yolopose.runtime.errors import CheckpointError, DataError, UsageError
 from yolopose.runtime.images import cv2
@@ -175,8 +175,7 @@ def _open_data(options: RunOptions, settings: TrainSettings) -> Opened:
     skeleton = skeleton_from_json(Path(options.skeleton)) if options.skeleton else None
     images = Path(options.images) if options.images else None
     size = settings.augment.size
-    with usage_errors():  # a spec of --data that cannot be read
-        return open_sources(options.data, images, skeleton, (size, size), round(_longest_side(settings)))
+    return open_sources(options.data, images, skeleton, (size, size), round(_longest_side(settings)))
 
 
 def _say_problems(problems: list[str], console: Console) -> None:
