@@ -70,6 +70,15 @@ def test_a_plan_in_two_slots(workplace: Path, monkeypatch: pytest.MonkeyPatch) -
         np.testing.assert_allclose(people.keypoints, expected.keypoints, atol=1e-2)
 
 
+def test_examples_of_style_are_those_of_the_code() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    examples = re.findall(r"from `([\w/.]+)`:\n\n```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    for file, code in examples:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert all(line.strip() in source for line in code.splitlines()), file
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
     for page in pages:
