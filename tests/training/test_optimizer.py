@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from yolopose.training import optimizer
 from yolopose.training.optimizer import (
     MOMENTUM,
     UPDATE_SIZE,
@@ -119,6 +120,17 @@ def test_decay_depends_on_the_length_of_the_run() -> None:
     assert short.ramp == 50
 
 
+@pytest.fixture(params=[False, True], ids=["float32", "bfloat16"])
+def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(optimizer, "has_bfloat16", lambda device: request.param)
+    return bool(request.param)
+
+
+def test_orthogonalizes_in_bfloat16_where_the_hardware_has_it(bfloat16: bool) -> None:
+    assert orthogonalized(torch.randn(1, 4, 9)).dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+
+
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("shape", [(3, 8, 40), (2, 40, 8), (1, 16, 16)])
 def test_singular_values_become_about_one(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
@@ -127,6 +139,7 @@ def test_singular_values_become_about_one(shape: tuple[int, int, int]) -> None:
     assert values.max() < 1.3
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_orthogonalized_matrix_is_u_v_transposed() -> None:
     torch.manual_seed(1)
     matrix = torch.randn(1, 12, 30)

@@ -77,7 +77,7 @@ def test_overfits_eight_images(
     given = [
         "--data", labels, "--val", labels, *start, "--imgsz", SIZE, "--output", tmp_path / "run",
         "--epochs", STEPS, "--batch", 8, "--validate-every", STEPS, "--workers", 0, "--optimizer", "muon",
-        "--lr", 4e-3, "--warmup", 10, "--weight-decay", 0, "--precision", "bf16", "--no-tensorboard", "--json",
+        "--lr", 4e-3, "--warmup", 10, "--weight-decay", 0, "--precision", "fp32", "--no-tensorboard", "--json",
         "--mosaic", 0, "--scale", 1, 1, "--degrees", 0, "--translate", 0, "--mirror", 0, "--hsv", 0, 0, 0,
     ]  # fmt: skip
     assert main([str(word) for word in given]) == 0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .resources import has_bfloat16
 from .settings import TrainSettings
 
 # Muon
@@ -99,9 +100,12 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """(n, rows, columns) -> approximately U V^T of each matrix U S V^T, by Newton-Schulz iterations in bfloat16."""
+    """(n, rows, columns) -> approximately U V^T of each matrix U S V^T, by Newton-Schulz iterations.
+
+    In bfloat16 where the hardware has it, else in float32: emulated, these products took 88 % of a training step.
+    """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
     wide = x.shape[1] <= x.shape[2]
     if not wide:
         x = x.mT
