@@ -48,11 +48,16 @@ def parity_with_reference(plan: BenchPlan, artifact: ArtifactEntry, reference: C
 def average_precision(
     results: Sequence[PoseResult], skeleton: Skeleton, images: ImageSet, convention: Convention
 ) -> dict[str, Any]:
-    """Fields of ``evaluation.KeypointAP`` over the images of this run, which must be labeled."""
+    """Fields of ``evaluation.KeypointAP`` over the images of this run, which must be labeled; people by pose score.
+
+    "ap_by_score" is the AP of the same people ranked by their box score.
+    """
     assert images.labels is not None, "AP needs labels"
     by_id = dict(zip(images.image_ids, results, strict=True))
-    ap = evaluate(by_id, images.labels, skeleton, image_ids=list(images.image_ids), images=convention)
-    return ap.to_dict()
+    ids = list(images.image_ids)
+    ap = evaluate(by_id, images.labels, skeleton, ids, convention)
+    by_score = evaluate(by_id, images.labels, skeleton, ids, convention, ranking="score")
+    return ap.to_dict() | {"ap_by_score": by_score.ap}
 
 
 class APChanges:

@@ -7,14 +7,14 @@ that loads it. Accuracy jobs come before timing jobs, so that a file that cannot
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from yolopose.data.image_set import ImageSet
 from yolopose.runtime.backends.base import choose_backend
 from yolopose.runtime.console import usage_errors
-from yolopose.runtime.contract import Contract, NmsInfo, read_contract, skeleton_from_dict
+from yolopose.runtime.contract import Contract, NmsInfo, PoseInfo, read_contract, skeleton_from_dict
 from yolopose.runtime.skeleton import Skeleton
 
 from .settings import DEMO, BenchSettings, is_checkpoint, split_backend
@@ -68,6 +68,8 @@ class CheckpointEntry:
     score: float
     iou: float
     max_people: int
+    max_candidates: int
+    pose: PoseInfo | None = None  # None: what suits the network
 
     @property
     def weights(self) -> str:
@@ -109,16 +111,28 @@ def _checkpoint(name: str, path: Path, settings: BenchSettings, run: RunChild) -
     score = nms.score_threshold if settings.score is None else settings.score
     iou = nms.iou_threshold if settings.iou is None else settings.iou
     shape_hw = None if settings.imgsz is None else list(settings.imgsz)
-    answer = run(CheckpointTask(_weights(path), settings.threads, shape_hw, iou, nms.max_people, images=[], files={}))
+    task = CheckpointTask(
+        _weights(path), settings.threads, shape_hw, iou, nms.max_people, nms.candidates, images=[], files={}
+    )
+    answer = run(task)
     shape = (answer["shape_hw"][0], answer["shape_hw"][1])
-    return CheckpointEntry(name, path, skeleton_from_dict(answer["skeleton"]), shape, score, iou, nms.max_people)
+    skeleton = skeleton_from_dict(answer["skeleton"])
+    return CheckpointEntry(name, path, skeleton, shape, score, iou, nms.max_people, nms.candidates)
 
 
 def reference_entry(reference: Path, artifact: ArtifactEntry) -> CheckpointEntry:
-    """The reference at the size and thresholds of ``artifact``; equal for artifacts where these are equal."""
-    shape_hw, max_people = artifact.shape_hw, artifact.contract.nms.max_people
+    """The reference at the size, thresholds and keypoint source of ``artifact``; equal where these are equal."""
+    nms, pose = artifact.contract.nms, artifact.contract.pose
     return CheckpointEntry(
-        reference.name, reference, artifact.skeleton, shape_hw, artifact.score, artifact.iou, max_people
+        reference.name,
+        reference,
+        artifact.skeleton,
+        artifact.shape_hw,
+        artifact.score,
+        artifact.iou,
+        nms.max_people,
+        nms.candidates,
+        pose,
     )
 
 
@@ -242,6 +256,8 @@ class BenchPlan:
             shape_hw=list(entry.shape_hw),
             iou=entry.iou,
             max_people=entry.max_people,
+            max_candidates=entry.max_candidates,
+            pose=None if entry.pose is None else asdict(entry.pose),
             images=self._paths,
             files=self._people_files(entry),
             network=network,
@@ -254,6 +270,8 @@ class BenchPlan:
             shape_hw=list(entry.shape_hw),
             iou=entry.iou,
             max_people=entry.max_people,
+            max_candidates=entry.max_candidates,
+            pose=None if entry.pose is None else asdict(entry.pose),
             images=images,
             files={},
             score=entry.score,

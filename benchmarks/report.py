@@ -14,7 +14,7 @@ from yolopose.runtime.machine import Machine
 
 from .measure import Latency, Paired
 
-SCHEMA = "1.2"
+SCHEMA = "1.3"
 WORTH_IT = 1.05  # reduced precision must be at least so many times as fast as float32
 _BUSY_LOAD = 0.5  # runnable processes per usable core, before this run starts any
 _ROUND_SPREAD = 0.05

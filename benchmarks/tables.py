@@ -247,7 +247,7 @@ def _parity_table(report: BenchReport) -> Table:
 
 
 def _ap_table(report: BenchReport) -> Table:
-    keys = ("ap", "ap50", "ap75", "ap_m", "ap_l", "ar")
+    keys = ("ap", "ap_by_score", "ap50", "ap75", "ap_m", "ap_l", "ar")
     named = [(artifact.name, artifact.ap) for artifact in report.artifacts]
     named += [(name, network.ap) for name, network in _in_pytorch(report)]
     rows = []
@@ -255,9 +255,9 @@ def _ap_table(report: BenchReport) -> Table:
         ap = ap or {}
         counts = (str(ap.get("images", "-")), str(ap.get("people", "-")))
         rows.append((name, *(_number(ap.get(key)) for key in keys), *counts))
-    header = ("file", "AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "images", "people")
+    header = ("file", "AP", "AP by box score", "AP50", "AP75", "AP-M", "AP-L", "AR", "images", "people")
     score = next(file.found_evaluation.score for file in report.files if file.found_evaluation is not None)
-    legend = f"pycocotools on {_CONVENTIONS[report.evaluation_images]}; score above {score:g}"
+    legend = f"pycocotools on {_CONVENTIONS[report.evaluation_images]}; score above {score:g}; people by pose score"
     return Table("COCO keypoint AP", header, tuple(rows), legend)
 
 

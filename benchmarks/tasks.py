@@ -23,7 +23,7 @@ import numpy as np
 from yolopose.runtime import errors
 from yolopose.runtime.result import PoseResult
 
-_ARRAYS = ("boxes", "scores", "labels", "keypoints", "keypoint_scores")
+_ARRAYS = ("boxes", "scores", "pose_scores", "labels", "keypoints", "keypoint_scores")
 _STDERR_LINES = 20  # of a crashed child, quoted in the error
 
 
@@ -83,8 +83,10 @@ class CheckpointTask:
     shape_hw: list[int] | None  # None: the square size of the network
     iou: float
     max_people: int
+    max_candidates: int
     images: list[str]
     files: dict[str, float]  # .npz path -> score threshold
+    pose: dict[str, Any] | None = None  # fields of PoseInfo; None: what suits the network
     network: str | None = None  # where to export the bare network
     score: float | None = None  # set: time it at this threshold
     iterations: int = 0

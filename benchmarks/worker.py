@@ -280,13 +280,21 @@ def run_checkpoint(task: CheckpointTask) -> dict[str, Any]:
     from yolopose.checkpoints import load
     from yolopose.deploy.reference import ReferenceEstimator
     from yolopose.runtime import read_image
+    from yolopose.runtime.contract import PoseInfo
 
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     net = load(task.weights)
     shape_hw = _network_shape(net, task)
 
-    estimate = ReferenceEstimator(net, iou_threshold=task.iou, max_people=task.max_people, shape_hw=shape_hw)
+    estimate = ReferenceEstimator(
+        net,
+        iou_threshold=task.iou,
+        max_people=task.max_people,
+        shape_hw=shape_hw,
+        max_candidates=task.max_candidates,
+        pose=None if task.pose is None else PoseInfo(**task.pose),
+    )
     if task.files:
         _save_reference_people(estimate, task)
     if task.network is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolopose.runtime.backends.cuda import open_cuda
 from yolopose.runtime.console import Console, parser, run, usage_errors
-from yolopose.runtime.contract import PLAN_SUFFIXES, InputInfo, NmsInfo, read_contract, skeleton_from_json
+from yolopose.runtime.contract import KEYPOINTS, PLAN_SUFFIXES, InputInfo, NmsInfo, read_contract, skeleton_from_json
 from yolopose.runtime.errors import ArtifactError, BackendUnavailable, ContractMissing, UsageError
 from yolopose.runtime.output import output_folder
 
@@ -144,6 +144,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--score", type=float, default=NmsInfo.score_threshold, help="default score threshold in the file")
     add("--iou", type=float, default=NmsInfo.iou_threshold, help="default IoU threshold in the file")
     add("--max-people", type=int, default=NmsInfo.max_people, metavar="M", help="rows of the output")
+    add("--keypoints", choices=KEYPOINTS, help="consensus: mean of all candidates of a person (default: by network)")
+    add("--keypoint-spread", action="store_true", help="also write how far these candidates disagree, in pixels")
     add("--candidates", type=int, default=NmsInfo.candidates, metavar="C", help="anchors that enter suppression")
     add("--rounds", type=int, default=NmsInfo.rounds, metavar="R", help="rounds of suppression")
 
@@ -208,6 +210,8 @@ def export_config(arguments: argparse.Namespace) -> ExportConfig:
             score_threshold=arguments.score,
             iou_threshold=arguments.iou,
         ),
+        keypoints=arguments.keypoints,
+        keypoint_spread=arguments.keypoint_spread,
         data=arguments.data,
         images=arguments.images,
         calibration=arguments.calibration,
@@ -378,12 +382,22 @@ def _explanation(document: dict[str, Any]) -> str:
         "batch": f"{batch['min']} only" if batch["min"] == batch["max"] else f"{batch['min']} to {batch['max']}",
         "NMS": suppression[nms["suppression"]],
         "thresholds": f"score {nms['score_threshold']:g} and IoU {nms['iou_threshold']:g} by default; inputs per image",
+        "source": _keypoint_source(document["keypoint_source"]),
         "output": f"boxes {people}, 4), scores, labels, keypoints {people}, {points}, 3), num_people, flags",
         "precision": f"{document['precision']}, verified against {document['reference']}",
         "writes": document["output"],
         "license": document["weights_license"] or "the weights do not say",
     }
     return "\n".join(f"{name + ':':12} {value}" for name, value in lines.items())
+
+
+def _keypoint_source(pose: Mapping[str, Any]) -> str:
+    if pose["keypoints"] == "best":
+        return "keypoints of each person's best candidate"
+    return (
+        f"keypoints are the mean of up to {pose['supporters']} candidates with an IoU above {pose['support_iou']:g}; "
+        "also pose_scores" + (", keypoint_spread" if pose["spread"] else "")
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,6 +52,8 @@ class ExportConfig:
     layout              layout of a third-party .onnx; None: recognized from the file
     output              file ending in .onnx, or folder; None: beside the weights
     size                default square size of a dynamic file, in pixels; None: the network's own
+    keypoints           "best" or "consensus" (``PoseInfo``); None: what suits the network
+    keypoint_spread     also write the spread of the consensus
     data, images        images to verify on, as ``yolopose.data.image_set.open_image_set`` takes them
     calibration         folder of images to calibrate int8 on; None: some of ``images``
     limit               verify on at most this many images; 0: all; None: 64, with int8 all that it does not use itself
@@ -68,6 +70,8 @@ class ExportConfig:
     size: int | None = None
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     nms: NmsInfo = field(default_factory=NmsInfo)
+    keypoints: str | None = None
+    keypoint_spread: bool = False
     data: str | None = None
     images: Path | None = None
     calibration: Path | None = None

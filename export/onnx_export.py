@@ -16,7 +16,7 @@ from torch.export import Dim
 
 from yolopose.deploy.deployed import BareNet, DeployedNet
 from yolopose.model.pose_net import PoseNet
-from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
+from yolopose.runtime.contract import INPUT_NAMES, NmsInfo, PoseInfo
 
 from .config import MAX_SIZE, OPSET, ShapeConfig
 
@@ -95,12 +95,15 @@ def name_dimensions(model: onnx.ModelProto, names: dict[str, dict[int, str]]) ->
                 shape.dim[axis].dim_param = name
 
 
-def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) -> onnx.ModelProto:
+def onnx_from_net(
+    net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None, pose: PoseInfo | None = None
+) -> onnx.ModelProto:
     """The deployed network (pre-processing, network, decode, NMS) as one graph with the contract's inputs and outputs.
 
-    shape: fixed dimensions; None: all dynamic. The contract itself is not in the graph.
+    shape: fixed dimensions; None: all dynamic. pose: source of the keypoints; None: ``PoseInfo()``. The contract itself
+    is not in the graph.
     """
-    shape = shape or ShapeConfig()
+    shape, pose = shape or ShapeConfig(), pose or PoseInfo()
     multiple = net.input.multiple
     height, width = shape.shape_hw or (net.input.size, net.input.size)
     batch = shape.batch or 2  # the exporter would take an example of 1 for a fixed 1
@@ -117,8 +120,8 @@ def onnx_from_net(net: PoseNet, nms: NmsInfo, shape: ShapeConfig | None = None) 
         image_axes[1] = multiple * Dim("rows", min=1, max=MAX_SIZE // multiple)
         image_axes[2] = multiple * Dim("columns", min=1, max=MAX_SIZE // multiple)
     dynamic = (image_axes, threshold_axes, threshold_axes) if image_axes else None
-    model = export_module(DeployedNet(net, nms), inputs, INPUT_NAMES, OUTPUT_NAMES, dynamic)
-    axes = {name: {0: "batch"} for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
+    model = export_module(DeployedNet(net, nms, pose), inputs, INPUT_NAMES, pose.outputs, dynamic)
+    axes = {name: {0: "batch"} for name in (*INPUT_NAMES, *pose.outputs)}
     axes["images"] = {0: "batch", 1: "height", 2: "width"}
     name_dimensions(model, axes)
     _read_images_by_one_cast(model.graph)

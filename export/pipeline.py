@@ -25,6 +25,7 @@ from yolopose.runtime.contract import (
     InputInfo,
     NmsInfo,
     ParityInfo,
+    PoseInfo,
     PrecisionInfo,
     Provenance,
     read_contract,
@@ -77,6 +78,7 @@ class Export:
     shape: ShapeConfig
     input: InputInfo
     nms: NmsInfo
+    pose: PoseInfo
     images: ImageSet
     shares: Shares | None
     model: onnx.ModelProto = field(default_factory=onnx.ModelProto)
@@ -98,6 +100,7 @@ class Export:
             skeleton=self.source.skeleton,
             input=self.input,
             nms=self.nms,
+            pose=self.pose,
             precision=self.precision,
             provenance=Provenance(
                 graph_sha256=graph_sha256(graph),
@@ -145,6 +148,7 @@ def load(config: ExportConfig, say: Say, progress: Progress) -> Export:
     _check_overwrite(target)
     shape = source.resolve_shape(config.shape)
     given = input_info(source.input, config.size, shape)
+    pose = source.resolve_pose(config.keypoints, config.keypoint_spread)
     shares, images = _open_images(config, source.skeleton)
     say(f"{config.weights}: {source.description}")
     defaults = (NmsInfo.candidates, NmsInfo.iou_threshold)
@@ -159,6 +163,7 @@ def load(config: ExportConfig, say: Say, progress: Progress) -> Export:
         shape=shape,
         input=given,
         nms=source.resolve_nms(config.nms),
+        pose=pose,
         images=images,
         shares=shares,
     )
@@ -208,7 +213,7 @@ def _open_images(config: ExportConfig, skeleton: Skeleton) -> tuple[Shares | Non
 def build(export: Export) -> None:
     """The deployed float32 graph, simplified and checked. Raises OutputError before minutes of work."""
     output_folder(export.target.parent)
-    model = export.source.build(export.nms, export.shape)
+    model = export.source.build(export.nms, export.shape, export.pose)
     export.step(f"exported {len(model.graph.node)} nodes, opset {model.opset_import[0].version}")
     export.model, sentence = simplify(model)
     export.step(sentence)
@@ -377,6 +382,7 @@ def explain(config: ExportConfig, say: Say) -> dict[str, Any]:
     source = open_source(config, say)
     given = input_info(source.input, config.size, source.resolve_shape(config.shape))
     nms, spec = source.resolve_nms(config.nms), source.input
+    pose = source.resolve_pose(config.keypoints, config.keypoint_spread)
     return {
         "weights": config.weights,
         "format": source.format,
@@ -402,6 +408,7 @@ def explain(config: ExportConfig, say: Say) -> dict[str, Any]:
             "score_threshold": nms.score_threshold,
             "iou_threshold": nms.iou_threshold,
         },
+        "keypoint_source": asdict(pose),
         "precision": config.precision,
         "reference": source.reference_name,
         "output": str(output_path(config)),

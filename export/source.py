@@ -13,7 +13,7 @@ from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.model.config import InputSpec
 from yolopose.model.pose_net import PoseNet
 from yolopose.runtime.console import usage_errors
-from yolopose.runtime.contract import InputInfo, ModelInfo, NmsInfo, Range
+from yolopose.runtime.contract import InputInfo, ModelInfo, NmsInfo, PoseInfo, Range
 from yolopose.runtime.errors import UsageError
 from yolopose.runtime.skeleton import Skeleton
 
@@ -32,8 +32,8 @@ class Source:
     input               what the network itself takes
     weights_sha256      None where the weights come from no file
     weights_license     None where the file does not say
-    build               (NMS, fixed dimensions) -> the deployed graph, without contract
-    reference           (NMS, (height, width)) -> the estimator that the artifact is compared with
+    build               (NMS, fixed dimensions, pose) -> the deployed graph, without contract
+    reference           (NMS, (height, width), pose) -> the estimator that the artifact is compared with
     shape               dimensions that the source itself fixes
     third_party         from an ONNX file that another tool wrote
     """
@@ -44,8 +44,8 @@ class Source:
     input: InputSpec
     weights_sha256: str | None
     weights_license: str | None
-    build: Callable[[NmsInfo, ShapeConfig], onnx.ModelProto]
-    reference: Callable[[NmsInfo, tuple[int, int]], ReferenceEstimator]
+    build: Callable[[NmsInfo, ShapeConfig, PoseInfo], onnx.ModelProto]
+    reference: Callable[[NmsInfo, tuple[int, int], PoseInfo], ReferenceEstimator]
     suppression: Suppression = "added"
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     third_party: bool = False
@@ -72,6 +72,17 @@ class Source:
             return replace(nms, candidates=nms.max_people, class_aware=False)
         return replace(nms, class_aware=len(self.model.classes) > 1)
 
+    def resolve_pose(self, keypoints: str | None, spread: bool) -> PoseInfo:
+        """The source of the keypoints; None: what suits this network. Raises UsageError where nobody is suppressed."""
+        wanted = keypoints or ("best" if self.nms_free and not spread else "consensus")
+        if self.nms_free and wanted == "consensus":
+            flag = "--keypoint-spread" if keypoints is None else "--keypoints consensus"
+            raise UsageError(
+                f"{flag}: {self.model.name} gives each person once, so that it has no other candidates; leave it out"
+            )
+        with usage_errors():  # spread of the best candidate alone
+            return PoseInfo(keypoints=wanted, spread=spread)
+
     def resolve_shape(self, requested: ShapeConfig) -> ShapeConfig:
         """Fixed dimensions of source and request together. Raises UsageError where they disagree."""
         fixed = self.shape
@@ -87,9 +98,9 @@ class Source:
 def source_from_net(net: PoseNet) -> Source:
     """A network that ``yolopose.load`` gave."""
 
-    def reference(nms: NmsInfo, shape_hw: tuple[int, int]) -> ReferenceEstimator:
+    def reference(nms: NmsInfo, shape_hw: tuple[int, int], pose: PoseInfo) -> ReferenceEstimator:
         thresholds = (nms.score_threshold, nms.iou_threshold)
-        return ReferenceEstimator(net, *thresholds, nms.max_people, shape_hw, max_candidates=nms.candidates)
+        return ReferenceEstimator(net, *thresholds, nms.max_people, shape_hw, max_candidates=nms.candidates, pose=pose)
 
     return Source(
         format=f"{net.source_format} checkpoint",

@@ -127,6 +127,7 @@ def compare_people(
             score_deviations.append(
                 max(
                     abs(float(expected.scores[i] - actual.scores[j])),
+                    abs(float(expected.pose_scores[i] - actual.pose_scores[j])),
                     float(np.abs(expected.keypoint_scores[i] - actual.keypoint_scores[j]).max()),
                 )
             )
@@ -188,7 +189,7 @@ def verify(
     """
     contract = read_contract(artifact)
     nms, shape_hw = contract.nms, (contract.input.height.opt, contract.input.width.opt)
-    reference = source.reference(nms, shape_hw)
+    reference = source.reference(nms, shape_hw, contract.pose)
     expected = list(_run_reference(reference, images, progress))
     lowered = sum(len(people) for people in expected) < MIN_PEOPLE
     if lowered:  # compare the arithmetic at a threshold at which the network finds candidates

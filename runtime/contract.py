@@ -21,18 +21,21 @@ from .errors import ArtifactError, ContractInvalid, ContractMissing, ContractToo
 from .skeleton import Skeleton
 
 METADATA_KEY = "yolopose"  # of the ONNX metadata entry that holds the document
-SCHEMA = "1.0"
+SCHEMA = "1.1"
 PLAN_SUFFIXES = (".engine", ".trt")
 
 INPUT_NAMES = ("images", "score_threshold", "iou_threshold")
 OUTPUT_NAMES = ("num_people", "boxes", "scores", "labels", "keypoints", "num_candidates", "flags")
+POSE_SCORES, KEYPOINT_SPREAD = "pose_scores", "keypoint_spread"  # outputs that PoseInfo adds
 MAX_OPSET = 18
 MAX_CANDIDATES = 3839  # TensorRT's TopK takes fewer than 3840
 MAX_ROUNDS = 1000
+MAX_SUPPORTERS = 100
 MAX_SIZE = 65_536  # px, far above every image; a larger value means damage
 MAX_BATCH = 4096
 INTERPOLATION = "linear_exact"
 PAD_SIDES = ("center", "bottom-right")
+KEYPOINTS = ("best", "consensus")
 DTYPES = ("float32", "float16", "int8")
 TARGETS = ("any", "cpu", "openvino", "tensorrt")
 PLACEMENTS = ("verified", "unverified")
@@ -192,6 +195,33 @@ class NmsInfo(Part):
 
 
 @dataclass(frozen=True)
+class PoseInfo(Part):
+    """Where the keypoints of a person come from; since schema 1.1.
+
+    "best": the candidate with the highest score, as in schema 1.0. "consensus": the mean of that candidate and of those
+    whose box has an IoU above `support_iou` with its box, at most `supporters` in all. The graph then also has the
+    output `pose_scores`, and with `spread` the output `keypoint_spread`.
+    """
+
+    keypoints: Annotated[str, OneOf(KEYPOINTS)] = "best"
+    support_iou: Annotated[float, Within(0, 1)] = 0.7
+    supporters: Annotated[int, Within(1, MAX_SUPPORTERS)] = 8
+    spread: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spread and self.keypoints != "consensus":
+            raise ValueError(f"spread: needs keypoints consensus, got {self.keypoints}")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of the graph, in order."""
+        if self.keypoints == "best":
+            return OUTPUT_NAMES
+        return (*OUTPUT_NAMES, POSE_SCORES, *((KEYPOINT_SPREAD,) if self.spread else ()))
+
+
+@dataclass(frozen=True)
 class PrecisionInfo(Part):
     """Types in the graph, the backend it was made for, and the layers that stayed at higher precision."""
 
@@ -242,6 +272,7 @@ class Contract:
     nms: NmsInfo
     precision: PrecisionInfo
     provenance: Provenance
+    pose: Annotated[PoseInfo, MAY_BE_ABSENT] = field(default_factory=PoseInfo)
     parity: ParityInfo | None = None
     engine: JsonObject | None = None
 

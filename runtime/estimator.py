@@ -21,7 +21,7 @@ from .backends.base import Backend, RawPeople, open_backend
 from .contract import Contract, Range, read_contract
 from .images import Image, as_bgr_image, read_image
 from .letterbox import Placement, letterbox
-from .result import PoseResult
+from .result import PoseResult, pose_scores_of
 from .skeleton import Skeleton
 
 DEMO = "demo"  # names the artifact that comes with the package
@@ -41,6 +41,7 @@ class PoseEstimator:
     backend: "auto", the name of a backend, or a Backend
     device: None for the backend's default, or e.g. "cpu", "cuda:0"; raises BackendUnavailable if it is not available
     score_threshold, iou_threshold: 0..1, None as in the contract; may be set again at any time
+    min_pose_score: 0..1, people with a lower pose score are dropped (see PoseResult); may be set again at any time
     threads: of the backend, None for its own choice
     imgsz: frame the images are letterboxed to: one number for a square, (height, width), None as in the contract
 
@@ -56,6 +57,7 @@ class PoseEstimator:
         iou_threshold: float | None = None,
         threads: int | None = None,
         imgsz: int | tuple[int, int] | None = None,
+        min_pose_score: float = 0.0,
     ) -> None:
         if isinstance(artifact, Contract):
             if isinstance(backend, str):
@@ -69,6 +71,7 @@ class PoseEstimator:
         nms = self.contract.nms
         self.score_threshold = nms.score_threshold if score_threshold is None else score_threshold
         self.iou_threshold = nms.iou_threshold if iou_threshold is None else iou_threshold
+        self.min_pose_score = min_pose_score
         if isinstance(backend, str):
             assert not isinstance(artifact, Contract)
             backend = open_backend(artifact, self.contract, backend, device, threads, self.shape_hw)
@@ -94,6 +97,14 @@ class PoseEstimator:
     @iou_threshold.setter
     def iou_threshold(self, value: float) -> None:
         self._iou_threshold = _threshold("iou_threshold", value)
+
+    @property
+    def min_pose_score(self) -> float:
+        return self._min_pose_score
+
+    @min_pose_score.setter
+    def min_pose_score(self, value: float) -> None:
+        self._min_pose_score = _threshold("min_pose_score", value)
 
     @overload
     def __call__(self, images: ImageLike, color: str = "bgr") -> PoseResult: ...  # type: ignore[overload-overlap]
@@ -151,7 +162,10 @@ class PoseEstimator:
 
     def postprocess(self, raw: RawPeople, placements: Sequence[Placement]) -> list[PoseResult]:
         """Copies of the people of each placed image, in pixels of that image."""
-        return [people_in_image(raw, row, placement, self.skeleton) for row, placement in enumerate(placements)]
+        found = [people_in_image(raw, row, placement, self.skeleton) for row, placement in enumerate(placements)]
+        if self._min_pose_score > 0:
+            found = [people[people.pose_scores >= self._min_pose_score] for people in found]
+        return found
 
     def batch_rows(self, images: int) -> int:
         """Number of rows in a batch of that many images."""
@@ -194,13 +208,20 @@ class PoseEstimator:
 def people_in_image(raw: RawPeople, row: int, placement: Placement, skeleton: Skeleton | None = None) -> PoseResult:
     """Copies of the people in `row` of a batch, in pixels of the image that was placed there."""
     count = int(raw.num_people[row])
-    keypoints = raw.keypoints[row, :count]
+    scores, keypoints = raw.scores[row, :count].copy(), raw.keypoints[row, :count]
+    if raw.pose_scores is None:
+        pose_scores = pose_scores_of(scores, keypoints[..., 2])
+    else:
+        pose_scores = raw.pose_scores[row, :count].copy()
+    spread = None if raw.keypoint_spread is None else placement.lengths_to_image(raw.keypoint_spread[row, :count])
     return PoseResult(
         boxes=placement.boxes_to_image(raw.boxes[row, :count]),
-        scores=raw.scores[row, :count].copy(),
+        scores=scores,
         labels=raw.labels[row, :count].copy(),
         keypoints=placement.to_image(keypoints[..., :2]),
         keypoint_scores=keypoints[..., 2].copy(),
+        pose_scores=pose_scores,
+        keypoint_spread=spread,
         num_candidates=int(raw.num_candidates[row]),
         flags=int(raw.flags[row]),
         skeleton=skeleton,

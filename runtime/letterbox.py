@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,10 @@ class Placement:
     def boxes_to_image(self, xyxy: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """(..., 4) letterboxed pixels -> pixels of the original image."""
         return self._inverse(xyxy, (self.left, self.top, self.left, self.top))
+
+    def lengths_to_image(self, lengths: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Lengths of any shape in letterboxed pixels -> pixels of the original image, of any direction."""
+        return np.asarray(lengths, dtype=np.float32) / np.float32(math.sqrt(self.scale_x * self.scale_y))
 
     def to_letterboxed(self, xy: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """(..., 2) pixels of the original image -> letterboxed pixels."""

@@ -37,6 +37,17 @@ def flag_names(flags: int) -> list[str]:
     return [name for bit, name in FLAG_NAMES.items() if flags & bit]
 
 
+def pose_scores_of(scores: Floats, keypoint_scores: Floats) -> Floats:
+    """Score (P,) times the mean keypoint score, weighted by the keypoint scores (P, K) themselves: sum v^2 / sum v.
+
+    The pose score of people without candidates to agree with. The weights leave out keypoints that are not visible.
+    """
+    total = keypoint_scores.sum(axis=1)
+    squares = (keypoint_scores * keypoint_scores).sum(axis=1)
+    visible = np.divide(squares, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(scores * visible, np.float32)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Person:
     """One person of a PoseResult; the arrays are views of its rows.
@@ -46,6 +57,8 @@ class Person:
     label: index of the class
     keypoints: (K, 2) float32 xy, pixels of the original image
     keypoint_scores: (K,) float32 0..1
+    pose_score: 0..1, how good the whole pose is (see PoseResult)
+    keypoint_spread: (K,) float32 pixels, or None (see PoseResult)
     skeleton: names of the keypoints, if known
     """
 
@@ -54,6 +67,8 @@ class Person:
     label: int
     keypoints: Floats
     keypoint_scores: Floats
+    pose_score: float
+    keypoint_spread: Floats | None = None
     skeleton: Skeleton | None = None
 
     __iter__ = None  # else Python would try person[0], person[1], ...
@@ -94,6 +109,10 @@ class PoseResult:
     labels: (P,) int32 index of the class
     keypoints: (P, K, 2) float32 xy, pixels of the original image, may lie outside it
     keypoint_scores: (P, K) float32 0..1
+    pose_scores: (P,) float32 0..1, the better ranking of people: score x keypoint scores x, with consensus keypoints,
+        agreement of the candidates. None in the constructor computes score x keypoint scores, see pose_scores_of().
+    keypoint_spread: (P, K) float32, how far the candidates of a person disagree about a keypoint, pixels of the
+        original image; None unless the artifact was exported with --keypoint-spread
     num_candidates: anchors above the score threshold, before suppression
     flags: CANDIDATES_CUT | PEOPLE_CUT | NMS_NOT_CONVERGED
     skeleton: of the K keypoints, if known; the estimator sets it
@@ -107,25 +126,40 @@ class PoseResult:
     num_candidates: int = 0
     flags: int = 0
     skeleton: Skeleton | None = None
+    pose_scores: Floats = None  # type: ignore[assignment]  # never None after __post_init__
+    keypoint_spread: Floats | None = None
 
     def __post_init__(self) -> None:
         for name in ("boxes", "scores", "keypoints", "keypoint_scores"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int32))
+        if self.keypoint_spread is not None:
+            object.__setattr__(self, "keypoint_spread", np.asarray(self.keypoint_spread, dtype=np.float32))
         if self.scores.ndim != 1 or self.keypoint_scores.ndim != 2:
             raise ValueError(
                 f"scores must be (P,) and keypoint_scores (P, K), got {self.scores.shape} and "
                 f"{self.keypoint_scores.shape}"
             )
+        if len(self.scores) != len(self.keypoint_scores):
+            raise ValueError(
+                f"keypoint_scores must have shape (P, K) to match {len(self.scores)} scores, got "
+                f"{self.keypoint_scores.shape}"
+            )
+        pose_scores: npt.ArrayLike | None = self.pose_scores
+        if pose_scores is None:
+            pose_scores = pose_scores_of(self.scores, self.keypoint_scores)
+        object.__setattr__(self, "pose_scores", np.asarray(pose_scores, dtype=np.float32))
         people, keypoints = len(self.scores), self.keypoint_scores.shape[1]
         shapes = {
             "boxes": (people, 4),
             "labels": (people,),
             "keypoints": (people, keypoints, 2),
             "keypoint_scores": (people, keypoints),
+            "pose_scores": (people,),
+            "keypoint_spread": (people, keypoints),
         }
         for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
+            if getattr(self, name) is not None and getattr(self, name).shape != shape:
                 raise ValueError(f"{name} must have shape {shape} to match scores, got {getattr(self, name).shape}")
         if self.skeleton is not None and self.skeleton.num_keypoints != keypoints:
             raise ValueError(
@@ -172,6 +206,8 @@ class PoseResult:
             labels=self.labels[rows],
             keypoints=self.keypoints[rows],
             keypoint_scores=self.keypoint_scores[rows],
+            pose_scores=self.pose_scores[rows],
+            keypoint_spread=None if self.keypoint_spread is None else self.keypoint_spread[rows],
         )
 
     def _person(self, row: int) -> Person:
@@ -181,6 +217,8 @@ class PoseResult:
             label=int(self.labels[row]),
             keypoints=self.keypoints[row],
             keypoint_scores=self.keypoint_scores[row],
+            pose_score=float(self.pose_scores[row]),
+            keypoint_spread=None if self.keypoint_spread is None else self.keypoint_spread[row],
             skeleton=self.skeleton,
         )
 
@@ -211,31 +249,43 @@ class PoseResult:
         return draw_people(image, self, self.skeleton, keypoint_threshold, boxes)
 
     def to_dict(self, exact: bool = False) -> dict[str, Any]:
-        """JSON values: {"people": [{box, score, label, keypoints: [[x, y, score], ...]}, ...], num_candidates, flags}.
+        """JSON values: {"people": [{box, score, pose_score, label, keypoints: [[x, y, score], ...]}, ...], ...}.
 
-        With a skeleton also "keypoint_names": its names, in the order of the keypoints. Pixels are rounded to 1/1000
-        and scores to 1e-6 unless `exact`; a value that is not finite becomes null.
+        The document also has num_candidates and flags; with a skeleton keypoint_names, in the order of the keypoints;
+        and each person has keypoint_spread where the result has it. Pixels are rounded to 1/1000 and scores to 1e-6
+        unless `exact`; a value that is not finite becomes null.
         """
         pixel_digits, score_digits = (None, None) if exact else (3, 6)
         people = [
             {
                 "box": [_finite(value, pixel_digits) for value in box],
                 "score": _finite(score, score_digits),
+                "pose_score": _finite(pose_score, score_digits),
                 "label": label,
                 "keypoints": [
                     [_finite(x, pixel_digits), _finite(y, pixel_digits), _finite(s, score_digits)] for x, y, s in points
                 ],
             }
-            for box, score, label, points in zip(
-                self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), self._triples().tolist(), strict=True
+            for box, score, pose_score, label, points in zip(
+                self.boxes.tolist(),
+                self.scores.tolist(),
+                self.pose_scores.tolist(),
+                self.labels.tolist(),
+                self._triples().tolist(),
+                strict=True,
             )
         ]
+        if self.keypoint_spread is not None:
+            for person, spreads in zip(people, self.keypoint_spread.tolist(), strict=True):
+                person["keypoint_spread"] = [_finite(value, pixel_digits) for value in spreads]
         document = {"people": people, "num_candidates": int(self.num_candidates), "flags": int(self.flags)}
         return document if self.skeleton is None else document | {"keypoint_names": list(self.skeleton.names)}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], skeleton: Skeleton | None = None) -> PoseResult:
         """The result that `to_dict` wrote; null becomes NaN. Raises ValueError when a key is missing or damaged.
+
+        Documents of version 0.1.0 have no "pose_score"; it is then computed as in the constructor.
 
         skeleton: of the keypoints. Without it the built-in skeleton with the names in the document is taken; if there
         is none, one with these names and no limbs; and no skeleton if the document has no names.
@@ -250,21 +300,31 @@ class PoseResult:
             num_keypoints = len(people[0]["keypoints"]) if people else known_keypoints
             points = np.array([person["keypoints"] for person in people], np.float32)
             points = points.reshape(len(people), num_keypoints, 3)
+            scores, first = np.array([person["score"] for person in people], np.float32), people[0] if people else {}
+            pose_scores, spread = pose_scores_of(scores, points[..., 2]), None
+            if "pose_score" in first:
+                pose_scores = np.array([person["pose_score"] for person in people], np.float32)
+            if "keypoint_spread" in first:
+                spread = np.array([person["keypoint_spread"] for person in people], np.float32)
             return cls(
                 boxes=np.array([person["box"] for person in people], np.float32).reshape(len(people), 4),
-                scores=np.array([person["score"] for person in people], np.float32),
+                scores=scores,
                 labels=np.array([person["label"] for person in people], np.int32),
                 keypoints=points[..., :2],
                 keypoint_scores=points[..., 2],
                 num_candidates=int(document["num_candidates"]),
                 flags=int(document["flags"]),
                 skeleton=skeleton,
+                pose_scores=pose_scores,
+                keypoint_spread=spread,
             )
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"not the document of a PoseResult ({type(error).__name__}: {error})") from error
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """One COCO keypoint result a person: image_id, category_id, keypoints [x, y, score, ...], score, bbox xywh.
+
+        COCO ranks people by "score": this is the pose score, and "box_score" the score.
 
         category_ids: id of each class; without it label + 1, as COCO numbers its person
         """
@@ -275,12 +335,14 @@ class PoseResult:
                 "image_id": image_id,
                 "category_id": label + 1 if category_ids is None else category_ids[label],
                 "keypoints": points,
-                "score": score,
+                "score": pose_score,
+                "box_score": score,
                 "bbox": bbox,
             }
-            for label, points, score, bbox in zip(
+            for label, points, pose_score, score, bbox in zip(
                 self.labels.tolist(),
                 self._triples().reshape(len(self), 3 * self.num_keypoints).tolist(),
+                self.pose_scores.tolist(),
                 self.scores.tolist(),
                 bboxes.tolist(),
                 strict=True,
@@ -288,7 +350,7 @@ class PoseResult:
         ]
 
     def to_supervision(self) -> Any:
-        """A supervision.KeyPoints; boxes and scores are in its data as "xyxy" and "score".
+        """A supervision.KeyPoints; boxes and scores are in its data as "xyxy", "score" and "pose_score".
 
         Raises BackendUnavailable when supervision is not installed.
         """
@@ -299,14 +361,15 @@ class PoseResult:
             self.keypoints[:, :shown].copy(),
             self.labels.astype(int),
             self.keypoint_scores[:, :shown].copy(),
-            data={"xyxy": self.boxes.copy(), "score": self.scores.copy()},
+            data={"xyxy": self.boxes.copy(), "score": self.scores.copy(), "pose_score": self.pose_scores.copy()},
         )
 
     def to_dataframe(self) -> Any:
         """A pandas.DataFrame with one row a person.
 
-        Columns: person, label, score, x1, y1, x2, y2, then <name>_x, <name>_y, <name>_score of each keypoint. Without
-        a skeleton the names are keypoint_0, keypoint_1, ... Raises BackendUnavailable when pandas is not installed.
+        Columns: person, label, score, pose_score, x1, y1, x2, y2, then <name>_x, <name>_y, <name>_score of each
+        keypoint. Without a skeleton the names are keypoint_0, keypoint_1, ... Raises BackendUnavailable when pandas is
+        not installed.
         """
         pandas = _import("pandas")
         names = [f"keypoint_{index}" for index in range(self.num_keypoints)]
@@ -316,6 +379,7 @@ class PoseResult:
             "person": np.arange(len(self)),
             "label": self.labels.copy(),
             "score": self.scores.copy(),
+            "pose_score": self.pose_scores.copy(),
         }
         columns |= {name: self.boxes[:, index].copy() for index, name in enumerate(("x1", "y1", "x2", "y2"))}
         triples = self._triples()

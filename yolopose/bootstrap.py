@@ -16,7 +16,7 @@ import numpy as np
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
-from .evaluation import Convention, choose_images, run_cocoeval
+from .evaluation import Convention, Ranking, choose_images, run_cocoeval
 
 if TYPE_CHECKING:
     from .data.coco import CocoKeypoints
@@ -78,6 +78,7 @@ def match_people(
     skeleton: Skeleton,
     image_ids: Collection[int] | None = None,
     images: Convention = "all",
+    ranking: Ranking = "pose_score",
 ) -> MatchedPeople:
     """Match people to labels; arguments and errors as in ``evaluation.evaluate``.
 
@@ -85,7 +86,7 @@ def match_people(
     score; 0 if there is none. It has no threshold that a small change could cross.
     """
     chosen = choose_images(dataset, image_ids, images)
-    run = run_cocoeval(results, dataset, skeleton, chosen, by_area=False)
+    run = run_cocoeval(results, dataset, skeleton, chosen, by_area=False, ranking=ranking)
     oks = np.zeros(len(chosen))
     for category in dataset.categories:
         for index, image_id in enumerate(chosen):

@@ -2,7 +2,8 @@
 
 Conventions. Published figures differ in them:
 
-- The score of a person is the box score (objectness x class); keypoint scores are not mixed in.
+- People are ranked by their pose scores (``PoseResult.pose_scores``), as top-down methods do; other code bases rank by
+  the box score (objectness x class), which is ``ranking="score"`` here.
 - At most 20 people of an image count, those with the highest scores, as in COCOeval.
 - The area of a labeled person is the ``area`` of the file. The area of a prediction only decides whether a false
   positive counts as medium or large; it is the extent of the keypoints, as in pycocotools for results without boxes.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .data.coco import CocoKeypoints
 
 Convention = Literal["all", "with-people"]
+Ranking = Literal["pose_score", "score"]
 
 # Predictions count for AP above this score: in training, in the accuracy gate, in the int8 search, in the benchmark.
 # AP integrates precision over all scores, so the threshold must be far below that of an application (0.25). mmpose,
@@ -68,17 +70,19 @@ def evaluate(
     skeleton: Skeleton,
     image_ids: Collection[int] | None = None,
     images: Convention = "all",
+    ranking: Ranking = "pose_score",
 ) -> KeypointAP:
     """Keypoint AP of ``results`` against the labels.
 
     results: by image id; every evaluated image needs a result (``PoseResult.empty`` where nobody was found).
-    image_ids: evaluate only these images; None: all. images: of these all, or only those with labeled people.
+    image_ids: evaluate only these images; None: all. images: of these all, or only those with labeled people. ranking:
+    which score ranks people.
 
     Raises ValueError for results that are missing, unknown, not finite or of another skeleton; DataError when the data
     set has another skeleton or fewer classes than the results; BackendUnavailable without pycocotools.
     """
     chosen = choose_images(dataset, image_ids, images)
-    run = run_cocoeval(results, dataset, skeleton, chosen)
+    run = run_cocoeval(results, dataset, skeleton, chosen, ranking=ranking)
     stats = -np.ones(6)
     if chosen:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -110,6 +114,7 @@ def run_cocoeval(
     skeleton: Skeleton,
     chosen: list[int],
     by_area: bool = True,
+    ranking: Ranking = "pose_score",
 ) -> Any:
     """A COCOeval object after ``evaluate()``: people of the ``chosen`` images (see ``choose_images``) are matched.
 
@@ -126,7 +131,7 @@ def run_cocoeval(
     unknown = [image_id for image_id in results if image_id not in dataset.images]
     if unknown:
         raise ValueError(f"results for {len(unknown)} images that the data set does not have, first id {unknown[0]}")
-    rows = [row for image_id in chosen for row in _rows(image_id, results[image_id], dataset, skeleton)]
+    rows = [row for image_id in chosen for row in _rows(image_id, results[image_id], dataset, skeleton, ranking)]
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -178,14 +183,17 @@ def _ground_truth(chosen: list[int], dataset: CocoKeypoints) -> dict[str, Any]:
     }
 
 
-def _rows(image_id: int, result: PoseResult, dataset: CocoKeypoints, skeleton: Skeleton) -> Iterator[dict[str, Any]]:
+def _rows(
+    image_id: int, result: PoseResult, dataset: CocoKeypoints, skeleton: Skeleton, ranking: Ranking
+) -> Iterator[dict[str, Any]]:
     """One COCO result per person."""
+    scores = result.pose_scores if ranking == "pose_score" else result.scores
     if result.keypoints.shape[1] != skeleton.num_keypoints:
         raise ValueError(
             f"image {image_id}: {result.keypoints.shape[1]} keypoints per person, "
             f"skeleton {skeleton.name!r} has {skeleton.num_keypoints}"
         )
-    if not (np.isfinite(result.keypoints).all() and np.isfinite(result.scores).all()):
+    if not (np.isfinite(result.keypoints).all() and np.isfinite(scores).all()):
         raise ValueError(f"image {image_id}: keypoints or scores that are not finite")
     if len(result) and not 0 <= int(result.labels.min()) <= int(result.labels.max()) < len(dataset.categories):
         names = [category.name for category in dataset.categories]
@@ -194,7 +202,7 @@ def _rows(image_id: int, result: PoseResult, dataset: CocoKeypoints, skeleton: S
             f"has only {names}: give labels with the classes of the network"
         )
     points = np.concatenate([result.keypoints, result.keypoint_scores[..., None]], axis=2).astype(np.float64)
-    for label, score, keypoints in zip(result.labels.tolist(), result.scores.tolist(), points, strict=True):
+    for label, score, keypoints in zip(result.labels.tolist(), scores.tolist(), points, strict=True):
         category = dataset.categories[label].id
         yield {
             "image_id": image_id,

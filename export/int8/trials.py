@@ -16,7 +16,7 @@ from yolopose.bootstrap import match_image_set
 from yolopose.data.image_set import ImageSet
 from yolopose.evaluation import AP_SCORE_THRESHOLD, MATCH_IOU, iou_matrix, oks_to_reference
 from yolopose.runtime.backends.base import RawPeople
-from yolopose.runtime.contract import OUTPUT_NAMES, InputInfo
+from yolopose.runtime.contract import InputInfo
 from yolopose.runtime.estimator import people_in_image
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
@@ -35,13 +35,13 @@ class PoseChange:
 
     oks: np.ndarray  # (n,) with that candidate; 0 where no box overlaps
     keypoints: np.ndarray  # (n, K, 2) px, difference
-    scores: np.ndarray  # (n,) difference; minus the whole score where no box overlaps
+    pose_scores: np.ndarray  # (n,) difference; minus the whole pose score where no box overlaps
 
 
 def pose_change(expected: PoseResult, candidates: PoseResult, skeleton: Skeleton) -> PoseChange:
     """expected: people in float32; candidates: all of the other graph, not suppressed."""
     n = len(expected)
-    keypoints, scores = np.zeros_like(expected.keypoints), -expected.scores.astype(np.float64)
+    keypoints, scores = np.zeros_like(expected.keypoints), -expected.pose_scores.astype(np.float64)
     if n == 0 or len(candidates) == 0:
         return PoseChange(np.zeros(n), keypoints, scores)
     oks = np.nan_to_num(oks_to_reference(candidates, expected, skeleton))
@@ -49,7 +49,7 @@ def pose_change(expected: PoseResult, candidates: PoseResult, skeleton: Skeleton
     nearest, best = oks.argmax(0), oks.max(0)
     found = best > 0
     keypoints[found] = (candidates.keypoints[nearest] - expected.keypoints)[found]
-    scores[found] = (candidates.scores[nearest].astype(np.float64) - expected.scores)[found]
+    scores[found] = (candidates.pose_scores[nearest].astype(np.float64) - expected.pose_scores)[found]
     return PoseChange(best, keypoints, scores)
 
 
@@ -71,11 +71,9 @@ def bootstrap_sample(expected: PoseResult, change: PoseChange, rng: np.random.Ge
     as needed; the mean AP over the draws shows what such errors cost. C. F. J. Wu, Annals of Statistics 14, 1986.
     """
     signs = rng.choice((-1.0, 1.0), len(expected))
-    scores = np.clip(expected.scores + np.where(change.oks > 0, signs, 1.0) * change.scores, 0, 1)
-    order = np.argsort(-scores, kind="stable")
+    scores = np.clip(expected.pose_scores + np.where(change.oks > 0, signs, 1.0) * change.pose_scores, 0, 1)
     keypoints = expected.keypoints + signs[:, None, None] * change.keypoints
-    changed = replace(expected, keypoints=keypoints.astype(np.float32), scores=scores.astype(np.float32))
-    return changed[order]
+    return replace(expected, keypoints=keypoints.astype(np.float32), pose_scores=scores.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ class Trials:
         people = []
         for batch in in_batches(self.frames[:count], self.rows):
             frames = [frame for frame, _ in batch]
-            raw = RawPeople(*session.run(OUTPUT_NAMES, feed(frames, AP_SCORE_THRESHOLD, iou_threshold, self.rows)))
+            raw = RawPeople(*session.run(None, feed(frames, AP_SCORE_THRESHOLD, iou_threshold, self.rows)))
             people += [people_in_image(raw, row, placement) for row, (_, placement) in enumerate(batch)]
         return people
 

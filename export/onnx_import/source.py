@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from yolopose.deploy.reference import NO_SUPPRESSION, ReferenceEstimator
 from yolopose.model.pose_net import Predictions
-from yolopose.runtime.contract import ModelInfo, NmsInfo
+from yolopose.runtime.contract import ModelInfo, NmsInfo, PoseInfo
 from yolopose.runtime.errors import UnknownCheckpoint, UsageError
 from yolopose.runtime.images import as_bgr_image
 from yolopose.runtime.letterbox import Placement, letterbox
@@ -49,18 +49,20 @@ def source_from_onnx(
         say(f"its batch of {batch} becomes dynamic: the graph gives the same for several images")
         batch, wrapped = None, replace(source, model=model)
 
-    def build(nms: NmsInfo, shape: ShapeConfig) -> onnx.ModelProto:
-        return wrap(wrapped, layout, nms, shape)
+    known_skeleton = _skeleton(path, layout, skeleton)
+
+    def build(nms: NmsInfo, shape: ShapeConfig, pose: PoseInfo) -> onnx.ModelProto:
+        return wrap(wrapped, layout, known_skeleton, nms, shape, pose)
 
     return Source(
         format=f"ONNX, {layout.name} layout",
         model=ModelInfo(name=_name(source), family=layout.name, classes=_classes(source, layout)),
-        skeleton=_skeleton(path, layout, skeleton),
+        skeleton=known_skeleton,
         input=layout.input,
         weights_sha256=source.sha256,
         weights_license=_string(source.metadata.get("license")),
         build=build,
-        reference=partial(OnnxFileReference, source, layout),
+        reference=partial(OnnxFileReference, source, layout, known_skeleton.sigmas),
         suppression=layout.suppression,
         shape=ShapeConfig(None if height is None or width is None else (height, width), batch),
         third_party=True,
@@ -103,8 +105,17 @@ class OnnxFileReference(ReferenceEstimator):
     Shares nothing with the wrapped graph but the network itself and the letterbox.
     """
 
-    def __init__(self, source: OnnxFile, layout: Layout, nms: NmsInfo, shape_hw: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        source: OnnxFile,
+        layout: Layout,
+        sigmas: Sequence[float],
+        nms: NmsInfo,
+        shape_hw: tuple[int, int],
+        pose: PoseInfo,
+    ) -> None:
         self.layout, self.shape_hw = layout, shape_hw
+        self.pose, self.sigmas = pose, tuple(sigmas)
         self.score_threshold, self.max_people, self.max_candidates = nms.score_threshold, nms.max_people, nms.candidates
         self.iou_threshold = NO_SUPPRESSION if layout.nms_free else nms.iou_threshold
         self._rows, self._input = source.batch or 1, source.input

@@ -10,9 +10,10 @@ import torch
 from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 from torch import Tensor, nn
 
-from yolopose.deploy.deployed import People, people_of, take
-from yolopose.deploy.nms import keep_best, select_candidates, suppress
-from yolopose.runtime.contract import INPUT_NAMES, OUTPUT_NAMES, NmsInfo
+from yolopose.deploy.deployed import FindPeople
+from yolopose.deploy.nms import take
+from yolopose.runtime.contract import INPUT_NAMES, NmsInfo, PoseInfo
+from yolopose.runtime.skeleton import Skeleton
 
 from ..config import ShapeConfig
 from ..graph import drop_unused_initializers
@@ -23,7 +24,9 @@ from .onnx_file import OnnxFile
 _PREFIX, _SOURCE = "yolopose/", "net."  # of names that yolopose adds, and of the third-party graph's names
 
 
-def wrap(source: OnnxFile, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> onnx.ModelProto:
+def wrap(
+    source: OnnxFile, layout: Layout, skeleton: Skeleton, nms: NmsInfo, shape: ShapeConfig, pose: PoseInfo
+) -> onnx.ModelProto:
     """The graph with the contract's inputs and outputs; the contract itself is not in it. shape: fixed dimensions."""
     network = onnx.ModelProto()
     network.CopyFrom(source.model)
@@ -31,18 +34,19 @@ def wrap(source: OnnxFile, layout: Layout, nms: NmsInfo, shape: ShapeConfig) -> 
     _replace_expectation_convolutions(network.graph)
     _replace_slices_before_gathers(network)
     _add_preprocessing(network.graph, f"{_SOURCE}{source.input}", layout, shape)
-    postprocessing = _postprocessing(source, layout, nms, shape.batch)
+    find_people = FindPeople(nms, pose, skeleton.sigmas, layout.nms_free)
+    postprocessing = _postprocessing(source, layout, find_people, shape.batch)
     pairs = [(f"{_SOURCE}{name}", f"{_PREFIX}output{i}") for i, name in enumerate(layout.outputs)]
     network.ir_version = postprocessing.ir_version = min(network.ir_version, postprocessing.ir_version)
     whole = compose.merge_models(
-        network, postprocessing, io_map=pairs, outputs=[f"{_PREFIX}{name}" for name in OUTPUT_NAMES]
+        network, postprocessing, io_map=pairs, outputs=[f"{_PREFIX}{name}" for name in pose.outputs]
     )
-    _rename(whole.graph, {f"{_PREFIX}{name}": name for name in (*INPUT_NAMES[1:], *OUTPUT_NAMES)})
+    _rename(whole.graph, {f"{_PREFIX}{name}": name for name in (*INPUT_NAMES[1:], *pose.outputs)})
     del whole.opset_import[:]
     whole.opset_import.extend(postprocessing.opset_import)
     whole.graph.name, whole.producer_name, whole.producer_version = "graph", "yolopose", ""
     rows = {0: "batch"}
-    name_dimensions(whole, {name: rows for name in (*INPUT_NAMES[1:], *OUTPUT_NAMES)})
+    name_dimensions(whole, {name: rows for name in (*INPUT_NAMES[1:], *pose.outputs)})
     return clean(whole)
 
 
@@ -152,7 +156,7 @@ def _reverse_first_convolutions(graph: onnx.GraphProto, name: str) -> bool:
     return True
 
 
-def _postprocessing(source: OnnxFile, layout: Layout, nms: NmsInfo, batch: int | None) -> onnx.ModelProto:
+def _postprocessing(source: OnnxFile, layout: Layout, find_people: FindPeople, batch: int | None) -> onnx.ModelProto:
     """``Postprocessing`` as ONNX, all names with our prefix."""
     rows = batch or 2  # the exporter would take an example of 1 for a fixed 1
     Dim = torch.export.Dim
@@ -167,12 +171,15 @@ def _postprocessing(source: OnnxFile, layout: Layout, nms: NmsInfo, batch: int |
         example[axis] = max(example[axis], 3)
         inputs.append(torch.zeros(example))
         axes.append({axis: count} | ({} if is_list or batch is not None else {0: Dim("batch", min=1)}))
-    for default in (nms.score_threshold, nms.iou_threshold):
+    for default in (find_people.nms.score_threshold, find_people.nms.iou_threshold):
         inputs.append(torch.full((rows, 1), default))
         axes.append({} if batch is not None else {0: Dim("batch", min=1)})
     names = [f"output{i}" for i in range(len(layout.outputs))]
     shapes: Any = (tuple(axes),)  # one parameter, *inputs
-    model = export_module(Postprocessing(layout, nms), tuple(inputs), (*names, *INPUT_NAMES[1:]), OUTPUT_NAMES, shapes)
+    outputs = find_people.pose.outputs
+    model = export_module(
+        Postprocessing(layout, find_people), tuple(inputs), (*names, *INPUT_NAMES[1:]), outputs, shapes
+    )
     return compose.add_prefix(model, _PREFIX)
 
 
@@ -186,16 +193,16 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 
 class Postprocessing(nn.Module):
-    """From the outputs that ``layout`` names to ``People``, with NMS where the network has none.
+    """From the outputs that ``layout`` names to those of an artifact, with NMS where the network has none.
 
-    Converts boxes to corners for the C candidates only, and gathers keypoints for the M people only.
+    Converts boxes to corners for the C candidates only, and gathers keypoints for people and their supporters only.
     """
 
-    def __init__(self, layout: Layout, nms: NmsInfo) -> None:
+    def __init__(self, layout: Layout, find_people: FindPeople) -> None:
         super().__init__()
-        self.layout, self.nms = layout, nms
+        self.layout, self.find_people = layout, find_people
 
-    def forward(self, *inputs: Tensor) -> People:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """inputs: the outputs of the network, then score and IoU threshold, each (B, 1)."""
         *outputs, score_threshold, iou_threshold = inputs
         layout = self.layout
@@ -209,19 +216,17 @@ class Postprocessing(nn.Module):
             best, all_labels = scores.max(dim=1)
         elif layout.label is not None:
             all_labels = between[:, layout.label - 4].to(torch.int64)
-        candidates = select_candidates(best, score_threshold, self.nms.candidates)
+        candidates = self.find_people.select(best, score_threshold)
         boxes = self._corners(take(all_boxes, candidates.anchors))
         labels = torch.zeros_like(candidates.anchors)
         if all_labels is not None:
             labels = torch.gather(all_labels, 1, candidates.anchors)
-        if layout.nms_free:
-            people = keep_best(candidates, iou_threshold, self.nms)
-        else:
-            people = suppress(candidates, boxes, labels if self.nms.class_aware else None, iou_threshold, self.nms)
-        anchors = torch.gather(candidates.anchors, 1, people.rows)  # (B, M)
-        flat = take(points, anchors)  # (B, 3K, M)
-        keypoints = torch.unflatten(flat, 1, (layout.num_keypoints, 3)).permute(0, 3, 1, 2)  # (B, M, K, 3)
-        return people_of(candidates, people, boxes, labels, keypoints, self.nms)
+
+        def decode(anchors: Tensor) -> tuple[Tensor, Tensor]:
+            rows = torch.unflatten(take(points, anchors), 1, (layout.num_keypoints, 3))  # (B, K, 3, n)
+            return rows[:, :, :2], rows[:, :, 2]
+
+        return self.find_people(candidates, boxes, labels, decode, iou_threshold)  # type: ignore[no-any-return]
 
     def _parts(self, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         """Boxes (B, 4, N), the columns between boxes and keypoints (B, F - 4 - 3K, N), keypoints (B, 3K, N).

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ..contract import INPUT_NAMES, OUTPUT_NAMES, PLAN_SUFFIXES, Contract
+from ..contract import INPUT_NAMES, KEYPOINT_SPREAD, PLAN_SUFFIXES, POSE_SCORES, Contract
 from ..errors import ArtifactError, EngineMismatch
 
 Images = npt.NDArray[np.uint8]
@@ -45,6 +45,8 @@ class RawPeople(NamedTuple):
     keypoints: Floats  # (b, M, K, 3) x, y, score
     num_candidates: Ints  # (b,)
     flags: Ints  # (b,)
+    pose_scores: Floats | None = None  # (b, M); None if keypoints are those of the best candidate
+    keypoint_spread: Floats | None = None  # (b, M, K); None unless the artifact has it
 
 
 @runtime_checkable
@@ -140,7 +142,8 @@ def check_outputs(path: str | Path, contract: Contract, found: Mapping[str, tupl
     """
     people, keypoints = contract.nms.max_people, contract.skeleton.num_keypoints
     shapes = {"boxes": [people, 4], "scores": [people], "labels": [people], "keypoints": [people, keypoints, 3]}
-    for name in OUTPUT_NAMES:
+    shapes |= {POSE_SCORES: [people], KEYPOINT_SPREAD: [people, keypoints]}
+    for name in contract.pose.outputs:
         shape, dtype = shapes.get(name, []), "int32" if name in _INT_OUTPUTS else "float32"
         if name not in found or (list(found[name][0]), found[name][1]) != (shape, dtype):
             raise ArtifactError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract
+from ..contract import INPUT_NAMES, Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 from .base import Backend, Floats, Images, RawPeople, check_inputs, check_outputs, check_target
 
@@ -174,6 +174,7 @@ class OnnxRuntimeBackend:
         self, path: str | Path, contract: Contract, shape_hw: tuple[int, int], threads: int | None = None
     ) -> None:
         check_target(path, contract, "ONNX Runtime", "cpu")
+        self._outputs = contract.pose.outputs
         self.version: str = import_onnxruntime().__version__
         options = session_options(shape_hw, threads)
         self.session: InferenceSession | None = open_artifact(Path(path), contract, options, [(CPU, {})], "cpu")
@@ -184,7 +185,7 @@ class OnnxRuntimeBackend:
             raise ValueError("the ONNX Runtime session is closed; open the artifact again")
         feed = dict(zip(INPUT_NAMES, (images, score_threshold, iou_threshold), strict=True))
         try:
-            return RawPeople(*session.run(OUTPUT_NAMES, feed))  # new arrays in every run
+            return RawPeople(*session.run(self._outputs, feed))  # new arrays in every run
         except Exception as error:  # its exceptions have no base class
             raise BackendError(f"ONNX Runtime failed on images of {images.shape} {images.dtype}: {error}") from error
 
@@ -227,6 +228,7 @@ class OnnxRuntimeGpuBackend:
         self.device = f"cuda:{index}"
         # int8 made for the CPU runs here too, only slower: its accuracy can be measured on a GPU.
         check_target(path, contract, "ONNX Runtime", "tensorrt" if mode == "tensorrt" else "cpu")
+        self._outputs = contract.pose.outputs
         cuda = (CUDA, {"device_id": str(index), "use_tf32": "0", "enable_cuda_graph": str(int(mode == "graph"))})
         providers = [cuda] if mode != "tensorrt" else [(TENSORRT, _tensorrt_options(path, contract, index)), cuda]
         self._runtime = import_onnxruntime()
@@ -292,11 +294,11 @@ class OnnxRuntimeGpuBackend:
                 for shape, dtype in (self._tensors[name] for name in names)
             ]
 
-        inputs, outputs = buffers(INPUT_NAMES), buffers(OUTPUT_NAMES)
+        inputs, outputs = buffers(INPUT_NAMES), buffers(self._outputs)
         binding = session.io_binding()
         for name, value in zip(INPUT_NAMES, inputs, strict=True):
             binding.bind_ortvalue_input(name, value)
-        for name, value in zip(OUTPUT_NAMES, outputs, strict=True):
+        for name, value in zip(self._outputs, outputs, strict=True):
             binding.bind_ortvalue_output(name, value)
         options, eager = self._runtime.RunOptions(), self._runtime.RunOptions()
         if self._graphs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract
+from ..contract import INPUT_NAMES, Contract
 from ..errors import ArtifactError, BackendError, BackendUnavailable
 from .base import Floats, Images, RawPeople, check_inputs, check_outputs, check_target
 
@@ -55,7 +55,9 @@ class OpenVinoBackend:
         try:
             model = core.read_model(str(path))
             check_inputs(path, {port: _dtype(tensor) for port, tensor in _named(model.inputs)})
-            self._network: _Network | None = _Network(core, model, name, options, self._frame, self._batch.min)
+            self._network: _Network | None = _Network(
+                core, model, name, options, self._frame, self._batch.min, contract.pose.outputs
+            )
             outputs = {port: (_shape(tensor), _dtype(tensor)) for port, tensor in _named(model.outputs)}
             check_outputs(path, contract, outputs)
         except RuntimeError as error:
@@ -85,16 +87,23 @@ class _Network:
     """
 
     def __init__(
-        self, core: Any, model: Any, device: str, options: dict[str, Any], frame: tuple[int, ...], smallest: int
+        self,
+        core: Any,
+        model: Any,
+        device: str,
+        options: dict[str, Any],
+        frame: tuple[int, ...],
+        smallest: int,
+        outputs: Sequence[str],
     ) -> None:
         self._core, self._model, self._device, self._options = core, model, device, options
-        self._frame, self._smallest = frame, smallest
+        self._frame, self._smallest, self._outputs = frame, smallest, outputs
         self._lock = Lock()
         self._compiled = {smallest: self._compile(smallest)}
         self._idle: dict[int, list[Any]] = {smallest: [], _DYNAMIC: []}  # infer requests, one for each concurrent call
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """OUTPUT_NAMES for INPUT_NAMES; the caller owns the arrays. Raises RuntimeError and OpenVINO's exceptions."""
+        """The outputs for INPUT_NAMES; the caller owns the arrays. Raises RuntimeError and OpenVINO's exceptions."""
         feed = dict(zip(INPUT_NAMES, inputs, strict=True))
         key = self._smallest if len(inputs[0]) == self._smallest else _DYNAMIC
         with self._lock:  # other calls wait while the second model is compiled, half a second once
@@ -102,7 +111,7 @@ class _Network:
                 self._compiled[key] = self._compile(key)
             request = self._idle[key].pop() if self._idle[key] else self._compiled[key].create_infer_request()
         results = request.infer(feed, share_inputs=True)  # the results are copies
-        outputs = [results[name] for name in OUTPUT_NAMES]
+        outputs = [results[name] for name in self._outputs]
         with self._lock:
             self._idle[key].append(request)
         return outputs

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..contract import INPUT_NAMES, OUTPUT_NAMES, Contract, Range, Section
+from ..contract import INPUT_NAMES, Contract, Range, Section
 from ..errors import ArtifactError, BackendError
 from .base import Floats, Images, RawPeople, check_inputs, check_outputs, check_target
 from .cuda import Bytes, Cuda, Release, open_cuda
@@ -60,8 +60,12 @@ class LoadedPlan(NamedTuple):
     runtime: Any  # must outlive the engine
     engine: Any  # TensorRT's ICudaEngine
     profiles: Sequence[PlanProfile]
-    tensors: Mapping[str, TensorSpec]  # INPUT_NAMES and OUTPUT_NAMES
+    tensors: Mapping[str, TensorSpec]  # INPUT_NAMES, then the outputs in the order of RawPeople
     messages: Callable[[], str]  # TensorRT's last errors
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(self.tensors)[len(INPUT_NAMES) :]
 
     @property
     def max_batch(self) -> int:
@@ -112,7 +116,8 @@ def load_plan(
     shapes = {name: tuple(engine.get_tensor_shape(name))[1:] for name in names}
     check_outputs(path, contract, {name: (shapes[name], dtypes[name]) for name in names if name not in inputs})
     shapes |= {INPUT_NAMES[0]: (*shape_hw, 3), INPUT_NAMES[1]: (1,), INPUT_NAMES[2]: (1,)}
-    tensors = {name: TensorSpec(shapes[name], np.dtype(dtypes[name])) for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
+    order = (*INPUT_NAMES, *contract.pose.outputs)
+    tensors = {name: TensorSpec(shapes[name], np.dtype(dtypes[name])) for name in order}
     return LoadedPlan(trt, runtime, engine, _fitting_profiles(path, engine, shape_hw), tensors, log.messages)
 
 
@@ -176,7 +181,7 @@ class ExecutionSlot:
         self._graphs = graphs and cuda.has_graphs
         self._states: dict[int, BatchState] = {}
         self._resources = ExitStack()
-        inputs, outputs = (plan.offsets(names, plan.max_batch)[1] for names in (INPUT_NAMES, OUTPUT_NAMES))
+        inputs, outputs = (plan.offsets(names, plan.max_batch)[1] for names in (INPUT_NAMES, plan.output_names))
         try:
             with cuda.current():
                 self._stream = self._own(cuda.stream())
@@ -243,7 +248,7 @@ class ExecutionSlot:
             accepted = accepted and context.set_input_shape(name, (batch, *plan.tensors[name].shape))
             accepted = accepted and context.set_tensor_address(name, self._device_in + start)
         inputs = plan.views(self._host_in, starts, batch)
-        starts, output_bytes = plan.offsets(OUTPUT_NAMES, batch)
+        starts, output_bytes = plan.offsets(plan.output_names, batch)
         for name, start in starts.items():
             accepted = accepted and context.set_tensor_address(name, self._device_out + start)
             accepted = accepted and tuple(context.get_tensor_shape(name)) == (batch, *plan.tensors[name].shape)

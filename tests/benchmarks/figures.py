@@ -49,7 +49,16 @@ IDENTITY = Identity(
 )
 FOUND = PeopleCounts(0.25, 10, 20, 250, 0, 0, 0)
 COUNTS = {"images": 10, "people": 12}
-AP = {"ap": 0.5, "ap50": 0.8, "ap75": 0.4, "ap_m": math.nan, "ap_l": 0.6, "ar": 0.7, "convention": "all"}
+AP = {
+    "ap": 0.5,
+    "ap_by_score": 0.45,
+    "ap50": 0.8,
+    "ap75": 0.4,
+    "ap_m": math.nan,
+    "ap_l": 0.6,
+    "ar": 0.7,
+    "convention": "all",
+}
 
 
 def artifact_figures(name: str = "a.onnx", precision: str = "float32", **changes: Any) -> ArtifactReport:

@@ -19,7 +19,7 @@ from yolopose.runtime.skeleton import COCO_17
 pytest.importorskip("pycocotools")
 
 SCORE = 0.01
-CHECKPOINT = CheckpointEntry("last.pt", Path("last.pt"), COCO_17, (64, 64), 0.25, 0.65, 100)
+CHECKPOINT = CheckpointEntry("last.pt", Path("last.pt"), COCO_17, (64, 64), 0.25, 0.65, 100, 300)
 
 
 def people(moved_px: float) -> list[PoseResult]:

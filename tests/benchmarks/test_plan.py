@@ -80,7 +80,7 @@ def test_reference_runs_once_per_input_size(tmp_path: Path, artifact: Path) -> N
 
 def test_checkpoints_take_turns_after_artifacts(artifact: Path, tmp_path: Path) -> None:
     settings = BenchSettings((DEMO, artifact), rounds=2, iterations=4, score=0.1)
-    demo = CheckpointEntry("demo", DEMO, COCO_17, (64, 64), 0.1, 0.65, 100)
+    demo = CheckpointEntry("demo", DEMO, COCO_17, (64, 64), 0.1, 0.65, 100, 300)
     planned = BenchPlan(settings, artifact_entries(settings), [demo], IMAGES, tmp_path).jobs()
     assert [(job.kind, job.entry) for job in planned] == [
         *(("people", "dots.onnx"), ("people", "demo")),

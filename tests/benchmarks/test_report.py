@@ -139,7 +139,7 @@ def test_json_has_every_field_and_no_nan() -> None:
     report = full_report()
     document = to_json_values(report)
     again = json.loads(json.dumps(document, allow_nan=False))
-    assert again["schema"] == "1.2"
+    assert again["schema"] == "1.3"
     assert list(again) == [field.name for field in dataclasses.fields(report)]
     assert next(iter(again)) == "summary"
     assert again["summary"][1]["precision"] == "float16"

@@ -56,8 +56,10 @@ def test_tables_of_checkpoints_only() -> None:
     )
     made = {table.title: table for table in tables(report)}
     assert list(made) == ["Summary", "Latency of one image, ms", "People found", "COCO keypoint AP"]
-    assert made["COCO keypoint AP"].header[1:7] == ("AP", "AP50", "AP75", "AP-M", "AP-L", "AR")
-    assert made["COCO keypoint AP"].rows == (("best.pt (PyTorch)", "0.5", "0.8", "0.4", "-", "0.6", "0.7", "10", "12"),)
+    assert made["COCO keypoint AP"].header[1:8] == ("AP", "AP by box score", "AP50", "AP75", "AP-M", "AP-L", "AR")
+    assert made["COCO keypoint AP"].rows == (
+        ("best.pt (PyTorch)", "0.5", "0.45", "0.8", "0.4", "-", "0.6", "0.7", "10", "12"),
+    )
     assert "images with people only (convention: with-people)" in made["COCO keypoint AP"].legend
     assert [row[:5] for row in made["People found"].rows] == [
         ("best.pt (PyTorch)", "float32", "256x256", "0.25", "10"),

@@ -43,7 +43,7 @@ def people_task(artifact: str, image: str = "/nowhere/1.png") -> PeopleTask:
         TimeTask(OPTIONS, ["/1.png"], 10, 2, [1, 8]),
         PeopleTask(OPTIONS, ["/1.png"], {"/people.npz": 0.001}),
         NetworkTask(OPTIONS, "/network.onnx", ["/1.png"], 10, 2),
-        CheckpointTask("/best.pt", None, [64, 96], 0.65, 100, ["/1.png"], {"/r.npz": 0.25}, "/network.onnx"),
+        CheckpointTask("/best.pt", None, [64, 96], 0.65, 100, 300, ["/1.png"], {"/r.npz": 0.25}, None, "/network.onnx"),
     ],
     ids=lambda task: type(task).__name__,
 )

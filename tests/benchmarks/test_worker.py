@@ -15,6 +15,7 @@ from yolopose.runtime.contract import Range
 from yolopose.runtime.errors import ArtifactError, SourceError, UsageError
 from yolopose.runtime.result import PoseResult
 
+from ..runtime.backends.plans import arrays
 from ..runtime.conftest import dots, small_contract, write_artifact
 
 
@@ -31,7 +32,7 @@ def test_bare_run_equals_estimator(tmp_path: Path, batch: Range) -> None:
         assert run is not None
         assert note is None
         outputs = run(frame)
-        for of_estimator, bare in zip(estimate.infer(frame), outputs, strict=True):
+        for of_estimator, bare in zip(arrays(estimate.infer(frame)), outputs, strict=True):
             np.testing.assert_array_equal(bare, of_estimator)
         assert len(estimate.postprocess(estimate.infer(frame), placements)[0]) == 2
 

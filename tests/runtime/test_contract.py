@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from yolopose.runtime.backends.fake import fake_contract
 from yolopose.runtime.contract import (
     METADATA_KEY,
+    OUTPUT_NAMES,
     Contract,
     NmsInfo,
     ParityInfo,
+    PoseInfo,
     Provenance,
     Range,
     Section,
@@ -34,6 +36,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 FULL = replace(
     fake_contract(LSP_14, batch=Range(4, 4, 4)),
+    pose=PoseInfo("consensus", 0.7, 8, spread=True),
     parity=ParityInfo(
         "passed", 8, 21, 0.01, 0.002, 1e-5, 0.999, 0.5, 0.49, (0.45, 0.53), "b.jpg", {"torch": "2"}, "avx2"
     ),
@@ -60,6 +63,18 @@ def test_bytes_equal_the_golden_documents() -> None:
     """Artifacts in the field hold these bytes: neither the order of the keys nor the form of a value may change."""
     assert FULL.to_json() == (GOLDEN / "contract-full.json").read_text(encoding="utf-8")
     assert fake_contract().to_json(indent=1) == (GOLDEN / "contract-minimal.json").read_text(encoding="utf-8")
+
+
+def test_documents_of_schema_1_0_are_read() -> None:
+    """They have no section "pose": keypoints are those of the best candidate, and there are no pose scores."""
+    old = Contract.from_json((GOLDEN / "contract-1.0.json").read_text(encoding="utf-8"))
+    assert old == replace(FULL, pose=PoseInfo())
+    assert old.pose.outputs == OUTPUT_NAMES
+
+
+def test_outputs_of_each_form() -> None:
+    assert PoseInfo("consensus").outputs == (*OUTPUT_NAMES, "pose_scores")
+    assert PoseInfo("consensus", spread=True).outputs == (*OUTPUT_NAMES, "pose_scores", "keypoint_spread")
 
 
 def test_maps_of_strings_are_written_in_the_order_of_their_keys() -> None:
@@ -95,7 +110,7 @@ def test_ignores_unknown_keys_and_newer_minor_versions() -> None:
 
 @pytest.mark.parametrize("schema", ["2.0", "10.3"])
 def test_rejects_newer_major_version(schema: str) -> None:
-    with pytest.raises(ContractTooNew, match=f"{schema} is newer than 1.0.*update yolopose"):
+    with pytest.raises(ContractTooNew, match=f"{schema} is newer than 1.1.*update yolopose"):
         Contract.from_dict({"schema": schema})
 
 
@@ -114,9 +129,14 @@ def _leaves(values: dict[str, Any], where: str = "") -> list[str]:
     return found
 
 
-OPTIONAL = {"parity", "engine", "precision.placement", "provenance.weights_sha256", "provenance.weights_licence"} | {
-    f"parity.{name}" for name in FULL.to_dict()["parity"] if name not in ("verdict", "images")
-}
+OPTIONAL = {
+    "pose",
+    "parity",
+    "engine",
+    "precision.placement",
+    "provenance.weights_sha256",
+    "provenance.weights_licence",
+} | {f"parity.{name}" for name in FULL.to_dict()["parity"] if name not in ("verdict", "images")}
 
 
 @pytest.mark.parametrize("path", _leaves(FULL.to_dict()))
@@ -136,6 +156,10 @@ def test_every_key_is_type_checked_and_named(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        ("pose.keypoints", "median", "pose.keypoints: must be one of best, consensus, got 'median'"),
+        ("pose.keypoints", "best", "pose.spread: needs keypoints consensus"),
+        ("pose.support_iou", 1.5, "pose.support_iou: must lie in 0..1"),
+        ("pose.supporters", 0, "pose.supporters: must lie in 1..100"),
         ("model.task", "detect", "model.task: must be one of pose"),
         ("model.classes", [], "model.classes: must name"),
         ("model.classes", ["person", 2], r"model.classes\[1\]: must be a string"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,7 +20,7 @@ from yolopose.runtime.result import CANDIDATES_CUT, NMS_NOT_CONVERGED, Person, P
 from yolopose.runtime.skeleton import COCO_17, LSP_14, Skeleton, generic_skeleton
 
 PAIR = Skeleton("pair", ("left_wrist", "right_wrist"), ((0, 1),), ((0, 1),), (0.1, 0.1))
-ARRAYS = ("boxes", "scores", "labels", "keypoints", "keypoint_scores")
+ARRAYS = ("boxes", "scores", "labels", "keypoints", "keypoint_scores", "pose_scores")
 
 
 def people(count: int, keypoints: int = 2, skeleton: Skeleton | None = None) -> PoseResult:
@@ -36,8 +36,12 @@ def people(count: int, keypoints: int = 2, skeleton: Skeleton | None = None) -> 
     )
 
 
-def same(a: PoseResult, b: PoseResult) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True) for name in ARRAYS)
+def same(a: PoseResult, b: PoseResult, spread: bool = False) -> bool:
+    """spread: compare keypoint_spread too, which not all formats hold, and none without people."""
+    if spread and len(a) and (a.keypoint_spread is None) != (b.keypoint_spread is None):
+        return False
+    arrays = ARRAYS if not spread or not len(a) or a.keypoint_spread is None else (*ARRAYS, "keypoint_spread")
+    return all(np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True) for name in arrays)
 
 
 @st.composite
@@ -57,7 +61,36 @@ def results(draw: st.DrawFn) -> PoseResult:
         num_candidates=draw(st.integers(0, 9000)),
         flags=draw(st.integers(0, 7)),
         skeleton=skeleton,
+        pose_scores=draw(hnp.arrays(np.float32, count, elements=scores)),
+        keypoint_spread=draw(st.none() | hnp.arrays(np.float32, (count, num_keypoints), elements=pixels)),
     )
+
+
+def test_pose_score_without_consensus_is_score_times_keypoint_scores_weighted_by_themselves() -> None:
+    points = np.zeros((3, 2, 2))
+    some = PoseResult(np.zeros((3, 4)), [0.8, 0.5, 0.4], np.zeros(3), points, [[0.9, 0.3], [0.4, 0.4], [0, 0]])
+    np.testing.assert_allclose(some.pose_scores, [0.8 * 0.9 / 1.2, 0.5 * 0.4, 0], rtol=1e-6)
+    assert some[1].pose_score == some[[1]].pose_scores[0] == some[0:2].pose_scores[1]
+    assert some.keypoint_spread is None
+    assert some[0].keypoint_spread is None
+
+
+def test_spread_goes_with_its_person() -> None:
+    some = replace(people(3), keypoint_spread=np.arange(6).reshape(3, 2))
+    assert some[2].keypoint_spread.tolist() == [4, 5]
+    assert some[[True, False, True]].keypoint_spread.tolist() == [[0, 1], [4, 5]]
+    with pytest.raises(ValueError, match=r"keypoint_spread must have shape \(3, 2\)"):
+        replace(people(3), keypoint_spread=np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"pose_scores must have shape \(3,\)"):
+        replace(people(3), pose_scores=np.zeros(2))
+
+
+def test_documents_without_pose_scores_are_read() -> None:
+    """Those of version 0.1.0."""
+    document = people(2).to_dict(exact=True)
+    for person in document["people"]:
+        del person["pose_score"]
+    assert same(PoseResult.from_dict(document), people(2))
 
 
 def test_empty_result() -> None:
@@ -147,7 +180,7 @@ def test_name_without_a_skeleton_says_what_to_do() -> None:
 
 
 def test_area_is_that_of_the_box() -> None:
-    assert Person(np.float32([10, 20, 30, 25]), 0.5, 0, np.zeros((2, 2)), np.zeros(2)).area == 100.0
+    assert Person(np.float32([10, 20, 30, 25]), 0.5, 0, np.zeros((2, 2)), np.zeros(2), 0.5).area == 100.0
 
 
 def test_repr_is_one_short_line() -> None:
@@ -216,7 +249,7 @@ def test_dict_round_trip(result: PoseResult) -> None:
     if result.skeleton is None and not len(result):  # K is nowhere in the document
         assert back.num_keypoints == 0
     else:
-        assert same(back, result)
+        assert same(back, result, spread=True)
     assert (back.num_candidates, back.flags, back.skeleton) == (result.num_candidates, result.flags, result.skeleton)
     by_name = PoseResult.from_dict(document).skeleton
     if result.skeleton is None:
@@ -252,7 +285,8 @@ def test_coco_round_trip(result: PoseResult) -> None:
     rows = json.loads(json.dumps(result.to_coco(image_id=7), allow_nan=False))
     assert len(rows) == len(result)
     for row, person in zip(rows, result, strict=True):
-        assert (row["image_id"], row["category_id"], row["score"]) == (7, person.label + 1, person.score)
+        assert (row["image_id"], row["category_id"]) == (7, person.label + 1)
+        assert (row["score"], row["box_score"]) == (person.pose_score, person.score)
         points = np.array(row["keypoints"], np.float32).reshape(-1, 3)
         assert np.array_equal(points[:, :2], person.keypoints)
         assert np.array_equal(points[:, 2], person.keypoint_scores)
@@ -302,6 +336,7 @@ def test_supervision_round_trip(kind: type, result: PoseResult) -> None:
         found = result.to_supervision()
     assert found.class_id.dtype == int
     back = PoseResult(found.data["xyxy"], found.data["score"], found.class_id, found.xy, found.confidence)
+    back = replace(back, pose_scores=found.data["pose_score"])
     assert same(back, result) if len(result) else back.keypoints.shape == (0, 0, 2)
     assert all(len(values) == len(result) for values in found.data.values())
     assert not np.shares_memory(found.xy, result.keypoints)
@@ -321,13 +356,14 @@ def test_dataframe_round_trip(result: PoseResult) -> None:
         frame = result.to_dataframe()
     keypoints = [f"keypoint_{index}" for index in range(5)] if result.skeleton is None else result.skeleton.names
     columns = [f"{name}_{part}" for name in keypoints for part in ("x", "y", "score")]
-    assert list(frame) == ["person", "label", "score", "x1", "y1", "x2", "y2", *columns]
+    assert list(frame) == ["person", "label", "score", "pose_score", "x1", "y1", "x2", "y2", *columns]
     back = PoseResult(
         boxes=np.stack([frame[name] for name in ("x1", "y1", "x2", "y2")], axis=1),
         scores=np.asarray(frame["score"]),
         labels=np.asarray(frame["label"]),
         keypoints=np.stack([[frame[f"{name}_x"], frame[f"{name}_y"]] for name in keypoints]).transpose(2, 0, 1),
         keypoint_scores=np.stack([frame[f"{name}_score"] for name in keypoints], axis=1),
+        pose_scores=np.asarray(frame["pose_score"]),
     )
     assert same(back, result)
     assert list(frame["person"]) == list(range(len(result)))

@@ -21,10 +21,13 @@ from yolopose.runtime.contract import NmsInfo
 
 
 class Candidates(NamedTuple):
-    """The C best anchors of each image by score; rows with ``valid`` False are padding."""
+    """The C best anchors of each image by score; rows with ``valid`` False are not candidates.
 
-    scores: Tensor  # (B, C) descending, -1 where not valid
-    anchors: Tensor  # (B, C) int64 index of the anchor, 0 where not valid
+    They are supporters (``select_candidates``) where their score is above 0, else padding.
+    """
+
+    scores: Tensor  # (B, C) descending, -1 for padding
+    anchors: Tensor  # (B, C) int64 index of the anchor, 0 for padding
     valid: Tensor  # (B, C) bool
     total: Tensor  # (B,) int64 number of anchors above the threshold, also those beyond C
 
@@ -40,18 +43,27 @@ class Survivors(NamedTuple):
     converged: Tensor  # (B,) bool: the rounds reached the greedy answer
 
 
-def select_candidates(scores: Tensor, score_threshold: Tensor, num_candidates: int) -> Candidates:
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Columns ``index`` (B, n) of ``values`` (B, F, N): (B, F, n)."""
+    return torch.gather(values, 2, index[:, None].expand(-1, values.shape[1], -1))
+
+
+def select_candidates(
+    scores: Tensor, score_threshold: Tensor, num_candidates: int, supporters: bool = False
+) -> Candidates:
     """The ``num_candidates`` (C) best anchors whose score exceeds the threshold.
 
     scores: (B, N) float32 in 0..1; score_threshold: (B, 1). N may be smaller than C, and is unknown during export.
-    Therefore C columns of padding are appended to the scores, so that TopK always has C columns.
+    Therefore C columns of padding are appended to the scores, so that TopK always has C columns. supporters: rows that
+    the candidates leave free hold the next anchors by score, for ``consensus``.
     """
     above = scores > score_threshold
-    ranked = torch.where(above, scores, torch.full_like(scores, -1.0))
+    ranked = torch.where(scores > 0 if supporters else above, scores, torch.full_like(scores, -1.0))
     padding = torch.full_like(score_threshold, -1.0).expand(-1, num_candidates)
     top_scores, anchors = torch.topk(torch.cat((ranked, padding), dim=1), num_candidates, dim=1)
-    valid = top_scores > -1.0
-    return Candidates(top_scores, torch.where(valid, anchors, 0), valid, above.sum(dim=1))
+    filled = top_scores > -1.0
+    valid = top_scores > score_threshold if supporters else filled
+    return Candidates(top_scores, torch.where(filled, anchors, 0), valid, above.sum(dim=1))
 
 
 def pairwise_overlaps(boxes: Tensor, iou_threshold: Tensor) -> Tensor:

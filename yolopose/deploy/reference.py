@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from yolopose.runtime.contract import PoseInfo
 from yolopose.runtime.images import as_bgr_image
 from yolopose.runtime.letterbox import Placement, letterbox
-from yolopose.runtime.result import PoseResult
+from yolopose.runtime.result import PoseResult, pose_scores_of
 
 from ..model.pose_net import PoseNet, Predictions
+from .consensus import consensus_of
 
 NO_SUPPRESSION = 1.0  # as an IoU threshold
 
@@ -44,11 +46,20 @@ def greedy_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_th
     return order[alive]
 
 
+def default_pose(net: PoseNet) -> PoseInfo:
+    """Where the keypoints of ``net`` come from by default: consensus, if several candidates find the same person.
+
+    Measured for each kind of head: docs/experiments.md, "Consensus keypoints".
+    """
+    return PoseInfo("best" if net.one_to_one else "consensus")
+
+
 class ReferenceEstimator:
     """Maps images to people with PyTorch; called like ``PoseEstimator``. No NMS for a one-to-one head.
 
     score_threshold, iou_threshold: 0..1. shape_hw: letterboxed size in pixels; None: the square size of the network.
-    max_candidates: anchors that enter NMS, best first; None: all. The network runs on its own device, NMS on the CPU.
+    max_candidates: anchors that enter NMS or support people, best first; None: all. pose: source of the keypoints;
+    None: ``default_pose``. The network runs on its own device, NMS on the CPU.
     """
 
     def __init__(
@@ -59,8 +70,11 @@ class ReferenceEstimator:
         max_people: int = 100,
         shape_hw: tuple[int, int] | None = None,
         max_candidates: int | None = None,
+        pose: PoseInfo | None = None,
     ) -> None:
         self.net = net.eval()
+        self.sigmas = net.skeleton.sigmas
+        self.pose = pose or default_pose(net)
         self.score_threshold = score_threshold
         self.iou_threshold = NO_SUPPRESSION if net.one_to_one else iou_threshold
         self.max_people = max_people
@@ -99,17 +113,34 @@ class ReferenceEstimator:
         boxes, class_scores, keypoints, keypoint_scores = (part[0].cpu().numpy() for part in predictions)
         labels = class_scores.argmax(axis=1)
         scores = class_scores.max(axis=1)
-        candidates = np.flatnonzero(scores > np.float32(self.score_threshold))
-        if self.max_candidates is not None:
-            candidates = candidates[np.argsort(-scores[candidates], kind="stable")[: self.max_candidates]]
+        order = np.argsort(-scores, kind="stable")[: self.max_candidates]
+        order = order[scores[order] > 0]
+        candidates = order[scores[order] > np.float32(self.score_threshold)]
         kept = candidates[greedy_nms(boxes[candidates], scores[candidates], labels[candidates], self.iou_threshold)]
         kept = kept[: self.max_people]
+        found_keypoints, found_scores, spread = keypoints[kept], keypoint_scores[kept], None
+        pose_scores = pose_scores_of(scores[kept], found_scores)
+        if self.pose.keypoints == "consensus":
+            positions = np.zeros(len(scores), np.int64)
+            positions[order] = np.arange(len(order))
+            found_keypoints, found_scores, pose_scores, spread = consensus_of(
+                positions[kept],
+                boxes[order],
+                scores[order],
+                labels[order],
+                keypoints[order],
+                keypoint_scores[order],
+                self.pose,
+                self.sigmas,
+            )
         return PoseResult(
             boxes=placement.boxes_to_image(boxes[kept]),
             scores=scores[kept],
             labels=labels[kept].astype(np.int32),
-            keypoints=placement.to_image(keypoints[kept]),
-            keypoint_scores=keypoint_scores[kept],
+            keypoints=placement.to_image(found_keypoints),
+            keypoint_scores=found_scores,
+            pose_scores=pose_scores,
+            keypoint_spread=placement.lengths_to_image(spread) if self.pose.spread and spread is not None else None,
             num_candidates=int((scores > np.float32(self.score_threshold)).sum()),
         )
 

@@ -180,7 +180,9 @@ class Validator:
         sound = (boxes.abs() < _FAR).all(1) & (xy.abs() < _FAR).all(2).all(1) & visibility.isfinite().all(1)  # (B, C)
         above = best > self.score_threshold
         finite = best.isfinite().all(1) & (sound | ~above.gather(1, chosen)).all(1)
-        found = (boxes.mT, take(scores).mT, xy.permute(0, 3, 1, 2), visibility.mT)
+        # Candidates that are not finite have no score, so that they neither are people nor support any.
+        found_scores = take(scores).where(sound[:, None], 0)
+        found = (boxes.mT, found_scores.mT, xy.permute(0, 3, 1, 2), visibility.mT)
         return Predictions(*(part.cpu() for part in found)), above.sum(1).tolist(), finite.tolist()
 
 

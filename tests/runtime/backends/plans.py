@@ -39,7 +39,15 @@ def thresholds(rows: int, score: float = 0.25, iou: float = 0.65) -> tuple[np.nd
     return np.full((rows, 1), score, np.float32), np.full((rows, 1), iou, np.float32)
 
 
+def arrays(raw: RawPeople) -> list[np.ndarray]:
+    """The outputs that the artifact has."""
+    return [array for array in raw if array is not None]
+
+
 def assert_equal(found: RawPeople, expected: RawPeople) -> None:
     for name, one, other in zip(RawPeople._fields, found, expected, strict=True):
+        if other is None:
+            assert one is None, name
+            continue
         np.testing.assert_array_equal(one, other, err_msg=name)
         assert one.dtype == other.dtype

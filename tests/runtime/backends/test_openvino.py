@@ -20,7 +20,7 @@ from yolopose.runtime.contract import NmsInfo, PrecisionInfo, Range, read_contra
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable, EngineMismatch
 from yolopose.runtime.skeleton import LSP_14
 
-from .plans import thresholds
+from .plans import arrays, thresholds
 
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -44,9 +44,9 @@ def test_outputs_have_the_shapes_and_types_of_the_contract(artifact: Path) -> No
     assert (backend.name, backend.device) == ("openvino", "cpu")
     assert openvino.__version__.startswith(backend.version)
     raw = backend.infer(np.zeros((2, 64, 96, 3), np.uint8), *thresholds(2))
-    assert [array.shape for array in raw] == [(2,), (2, 3, 4), (2, 3), (2, 3), (2, 3, 17, 3), (2,), (2,)]
+    assert [array.shape for array in arrays(raw)] == [(2,), (2, 3, 4), (2, 3), (2, 3), (2, 3, 17, 3), (2,), (2,)]
     types = [np.int32, np.float32, np.float32, np.int32, np.float32, np.int32, np.int32]
-    assert [array.dtype for array in raw] == types
+    assert [array.dtype for array in arrays(raw)] == types
     assert raw.num_people.tolist() == [0, 0]
     backend.close()
     backend.close()
@@ -82,11 +82,11 @@ def test_trained_network_matches_onnxruntime(trained_artifact: Path, photographs
 def test_results_belong_to_the_caller(artifact: Path, draw_dots: Callable[..., np.ndarray]) -> None:
     backend = opened(artifact)
     first = backend.infer(draw_dots((64, 96), (0, 30, 20))[None], *thresholds(1))
-    kept = [array.copy() for array in first]
+    kept = [array.copy() for array in arrays(first)]
     backend.infer(draw_dots((64, 96), (0, 70, 50))[None], *thresholds(1))
     backend.close()
-    assert all(np.array_equal(array, copy) for array, copy in zip(first, kept, strict=True))
-    assert all(array.flags.owndata and array.flags.writeable for array in first)
+    assert all(np.array_equal(array, copy) for array, copy in zip(arrays(first), kept, strict=True))
+    assert all(array.flags.owndata and array.flags.writeable for array in arrays(first))
 
 
 def test_accepts_images_that_are_not_contiguous_or_writeable(

@@ -26,7 +26,7 @@ from yolopose.runtime.backends.tensorrt import PendingResult, TensorRtBackend
 from yolopose.runtime.contract import Range, read_contract
 from yolopose.runtime.errors import ArtifactError, BackendError, BackendUnavailable
 
-from .plans import HW, assert_equal, batch_of, built, opened, thresholds
+from .plans import HW, arrays, assert_equal, batch_of, built, opened, thresholds
 
 
 @pytest.fixture
@@ -55,11 +55,11 @@ def test_batches_of_every_size_match_onnxruntime(
 def test_results_are_copies_and_thresholds_are_used(plan: Path) -> None:
     backend = opened(plan)
     first = backend.infer(batch_of(1), *thresholds(1))
-    before = [array.copy() for array in first]
+    before = [array.copy() for array in arrays(first)]
     images = np.zeros((1, *HW, 3), np.uint8)
     empty = backend.infer(images, *thresholds(1))
     assert empty.num_people.tolist() == [0]
-    assert all(array.flags.owndata and array.flags.writeable for array in first)
+    assert all(array.flags.owndata and array.flags.writeable for array in arrays(first))
     assert_equal(first, RawPeople(*before))
     high = np.full((1, 1), 0.95, np.float32)
     assert backend.infer(images, high, high).flags.tolist() == [4]
