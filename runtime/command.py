@@ -42,6 +42,7 @@ def build_parser() -> ArgumentParser:
     add("--device", help="cpu, cuda, cuda:N (ONNX Runtime), gpu, gpu:N (OpenVINO); default: the backend's")
     add("--score", type=float, metavar="S", help="score threshold in 0..1; default: the artifact's")
     add("--iou", type=float, metavar="T", help="IoU threshold of the suppression in 0..1; default: the artifact's")
+    add("--min-pose-score", type=float, default=0.0, metavar="S", help="drop people with a lower pose score (0..1)")
     add("--threads", type=int, metavar="N", help="threads of the backend; default: its own choice")
     add("--imgsz", type=int, nargs="+", metavar="PX", help="frame: one number or height width; default: the artifact's")
     add("--keypoint-score", type=float, default=0.3, metavar="S", help="keypoints below this score are not drawn")
@@ -63,6 +64,7 @@ def run_command(arguments: argparse.Namespace, console: Console) -> int:
             backend=arguments.backend,
             device=arguments.device,
             score_threshold=arguments.score,
+            min_pose_score=arguments.min_pose_score,
             iou_threshold=arguments.iou,
             threads=arguments.threads,
             imgsz=_imgsz(arguments.imgsz),

@@ -1,8 +1,10 @@
 """``python -m yolopose.benchmarks.studies.poses``: what pose scores and keypoint spread tell, and pictures.
 
-Phantoms: people found in images without any, at thresholds of equal recall on the others, by score and by pose score.
-Calibration: distance of keypoints to their labels by their spread; the line is fitted on every second image and judged
-on the others. Pictures: the best candidate (left) and the consensus (right) with the labeled keypoints as crosses.
+Crowds: OKS of people by how far another labeled person overlaps them; where keypoints of one person leak into the
+other, the consensus is worse. Phantoms: people found in images without any, at thresholds of equal recall on the
+others, by score and by pose score. Calibration: distance of keypoints to their labels by their spread; the line is
+fitted on every second image and judged on the others. Pictures: the best candidate (left) and the consensus (right)
+with the labeled keypoints as crosses.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from yolopose.evaluation import oks_matrix
+from yolopose.evaluation import iou_matrix, oks_matrix
 from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.output import output_folder
 from yolopose.runtime.result import PoseResult
@@ -24,6 +26,7 @@ from .better_people import BEST, SHIPPED, Subject, find_candidates, people_of
 
 SAME_PERSON = 0.5  # OKS
 DEPLOYED_SCORE = 0.25
+OVERLAPS = (0.0, 0.1, 0.3, 0.5)
 BINS = 10
 PICTURES = 10
 
@@ -58,6 +61,39 @@ def phantoms(subject: Subject) -> dict[str, Any]:
             "images": int(sum(bool((ranks >= threshold).any()) for ranks in found[name])),
         }
     return {"subject": subject.name, "empty_images": len(empty), "recall": recall, **counts}
+
+
+def crowds(subject: Subject) -> list[dict[str, Any]]:
+    """Change of OKS from best to consensus, by the largest IoU of a labeled person's box with another's."""
+    changes: dict[float, list[float]] = {lowest: [] for lowest in OVERLAPS}
+    for image_id, candidates in subject.candidates.items():
+        labeled = [person for person in subject.labels.people[image_id] if person.is_labeled]
+        if not labeled:
+            continue
+        boxes = np.array([person.bbox_xyxy for person in labeled])
+        overlaps = iou_matrix(boxes, boxes)
+        np.fill_diagonal(overlaps, 0)
+        both = [
+            pairs_with_labels(subject, image_id, people_of(candidates, form, subject.sigmas))
+            for form in (BEST, SHIPPED)
+        ]
+        for column, overlap in enumerate(overlaps.max(1)):
+            row = int(both[0][:, column].argmax()) if len(both[0]) else 0
+            if not len(both[0]) or both[0][row, column] < SAME_PERSON:
+                continue
+            lowest = max(each for each in OVERLAPS if each <= overlap)
+            changes[lowest].append(float(both[1][row, column] - both[0][row, column]))
+    return [
+        {
+            "iou_from": lowest,
+            "people": len(each),
+            "oks_change": float(np.mean(each)) if each else None,
+            "standard_error": float(np.std(each, ddof=1) / len(each) ** 0.5) if len(each) > 1 else None,
+            "worse_by_0.1": sum(change < -0.1 for change in each),
+            "better_by_0.1": sum(change > 0.1 for change in each),
+        }
+        for lowest, each in changes.items()
+    ]
 
 
 def errors_and_spread(subject: Subject, image_ids: Sequence[int]) -> np.ndarray:
@@ -161,7 +197,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     for text in arguments.subjects:
         weights, labels, images, size = text.split(",")
         subject = find_candidates(weights, Path(labels), Path(images), int(size))
-        entry: dict[str, Any] = {"calibration": calibration(subject)}
+        entry: dict[str, Any] = {"calibration": calibration(subject), "crowds": crowds(subject)}
         if any(not people for people in subject.labels.people.values()):
             entry["phantoms"] = phantoms(subject)
         found.append(entry)

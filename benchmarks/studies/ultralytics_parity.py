@@ -148,7 +148,9 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
             # Random weights give more candidates than trained ones; a head without NMS gives 300 rows.
             max_people = 300 if "26" in name else 100
             nms = NmsInfo(candidates=2000, max_people=max_people, score_threshold=SCORE, iou_threshold=IOU)
-            config = ExportConfig(str(source), output=folder / f"{source.name}-yolopose.onnx", nms=nms, limit=1)
+            config = ExportConfig(
+                str(source), output=folder / f"{source.name}-yolopose.onnx", nms=nms, keypoints="best", limit=1
+            )
             exported = export_artifact(config, console.say, lambda items, total, label: items)
             for batch in (batch for batch in (1, 8) if batch in exported.contract.input.batch):
                 table.append({"file": source.name, "batch": batch, **compare(exported.path, frames, expected, batch)})

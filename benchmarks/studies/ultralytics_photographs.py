@@ -114,7 +114,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     _run_predict(arguments, "export", arguments.weights.resolve())
     artifacts = {}
     for name, weights in (("from its ONNX", source), ("from the .pt", arguments.weights)):
-        config = ExportConfig(str(weights), output=folder / f"{weights.name}-yolopose.onnx", limit=8)
+        config = ExportConfig(str(weights), output=folder / f"{weights.name}-yolopose.onnx", keypoints="best", limit=8)
         artifacts[name] = export_artifact(
             replace(config, size=arguments.imgsz) if weights != source else config,
             console.say, lambda items, total, label: items,

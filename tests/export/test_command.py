@@ -249,6 +249,7 @@ def test_explain_describes_an_onnx_file_and_writes_nothing(tmp_path: Path, capsy
         "batch": "1 to 64",  # fixed to 1 in the file, made dynamic
         "NMS": "added: 300 candidates, 12 rounds, 100 people",
         "thresholds": "score 0.25 and IoU 0.65 by default; inputs per image",
+        "source": "keypoints are the mean of up to 8 candidates with an IoU above 0.7; also pose_scores",
         "output": "boxes (batch, 100, 4), scores, labels, keypoints (batch, 100, 17, 3), num_people, flags",
         "precision": "float16, verified against the source file",
         "writes": str(tmp_path / "yolov8n-pose-fixed-fp16.onnx"),

@@ -70,7 +70,7 @@ def test_unverified_int8_is_refused_unless_allowed(
 ) -> None:
     """An untrained network finds nobody, so its int8 graph cannot be judged."""
     words = ("--weights", tiny_weights, "--int8", "--output", tmp_path, *FIXED)
-    assert export(*words) == 3
+    assert export(*words, "--search-minutes", 0) == 3
     assert "not accepted unverified" in capsys.readouterr().err
     assert not (tmp_path / "tiny-int8-cpu.onnx").exists()
     assert (tmp_path / "tiny-int8-cpu.onnx.rejected").exists()

@@ -47,7 +47,7 @@ def imported(name: str, folder: Path, *flags: object) -> Path:
 def test_onnx_files_give_the_people_of_ultralytics(
     name: str, batches: tuple[int, ...], family: str, tmp_path: Path
 ) -> None:
-    artifact = imported(name, tmp_path)
+    artifact = imported(name, tmp_path, "--keypoints", "best")
     for batch in batches:
         found = compare(artifact, frames(), people_of(name), batch)
         assert found["people"] >= 20
@@ -70,7 +70,7 @@ def test_onnx_files_give_the_people_of_ultralytics(
 
 @pytest.mark.parametrize("name", ["yolov8n-pose.pt", "yolo11n-pose.pt", "yolo26n-pose.pt"])
 def test_checkpoints_give_the_people_of_ultralytics(name: str, tmp_path: Path) -> None:
-    artifact = imported(name, tmp_path)
+    artifact = imported(name, tmp_path, "--keypoints", "best")
     for batch in (1, 4):
         found = compare(artifact, frames(), people_of(name), batch)
         assert found["people"] >= 20
