@@ -60,9 +60,18 @@ def four_times_as_wide(weights: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["yolox-pose-nano", "yolov5s6-pose", "yolov8n-pose.pt", "yolo26n-pose.pt"])
+@pytest.mark.parametrize(
+    ("family", "rate"),
+    # A one-to-one head learns from one anchor a person: at 4e-3, one of the eight ends with an OKS of 0.5.
+    [("yolox-pose-nano", 4e-3), ("yolov5s6-pose", 4e-3), ("yolov8n-pose.pt", 4e-3), ("yolo26n-pose.pt", 2e-3)],
+)
 def test_overfits_eight_images(
-    family: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    family: str,
+    rate: float,
+    labels: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     start = ["--model", family]
     if family.endswith(".pt"):
@@ -77,7 +86,7 @@ def test_overfits_eight_images(
     given = [
         "--data", labels, "--val", labels, *start, "--imgsz", SIZE, "--output", tmp_path / "run",
         "--epochs", STEPS, "--batch", 8, "--validate-every", STEPS, "--workers", 0, "--optimizer", "muon",
-        "--lr", 4e-3, "--warmup", 10, "--weight-decay", 0, "--precision", "fp32", "--no-tensorboard", "--json",
+        "--lr", rate, "--warmup", 10, "--weight-decay", 0, "--precision", "fp32", "--no-tensorboard", "--json",
         "--mosaic", 0, "--scale", 1, 1, "--degrees", 0, "--translate", 0, "--mirror", 0, "--hsv", 0, 0, 0,
     ]  # fmt: skip
     assert main([str(word) for word in given]) == 0
