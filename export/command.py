@@ -320,6 +320,7 @@ def _document(exported: Exported) -> dict[str, Any]:
             "verified_on": exported.verified_on,
             "score_threshold": verification.score_threshold,
             "comparison": verification.report.to_dict(),
+            "consensus": None if verification.consensus is None else verification.consensus.to_dict(),
         }
     return document
 
@@ -346,6 +347,11 @@ def _text(exported: Exported) -> str:
     if verification.ap is not None:
         if verification.ap.in_points() not in verification.reason:
             lines.append(f"keypoint AP {verification.ap.in_points()}")
+        if verification.consensus is not None:
+            lines.append(
+                f"keypoints are {exported.contract.pose.keypoints}; AP of the network with best, people by score, and "
+                f"with consensus, people by pose score: {verification.consensus.in_points()}"
+            )
         lines.append(f"image that loses most against the labels: {info.worst_image or 'none'}")
     if license_ := exported.contract.provenance.weights_licence:
         lines.append(f"license of the weights: {license_}")

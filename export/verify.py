@@ -13,7 +13,7 @@ from yolopose.bootstrap import APDifference, ap_difference, match_image_set
 from yolopose.data.image_set import ImageSet
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.evaluation import AP_SCORE_THRESHOLD, MATCH_IOU, iou_matrix, oks_to_reference
-from yolopose.runtime.contract import ParityInfo, read_contract
+from yolopose.runtime.contract import ParityInfo, PoseInfo, read_contract
 from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.machine import installed_versions, machine_now
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
@@ -162,6 +162,8 @@ class Verification:
     info              verdict and figures, for the contract
     reason            one sentence that explains the verdict
     ap                change of keypoint AP from reference to artifact; None without labels
+    consensus         change of the reference's AP from its best candidates, ranked by score, to consensus keypoints,
+                      ranked by pose score; None without labels, and for a network that gives each person once
     """
 
     report: ParityReport
@@ -169,6 +171,7 @@ class Verification:
     info: ParityInfo
     reason: str
     ap: APDifference | None
+    consensus: APDifference | None = None
 
 
 def verify(
@@ -214,10 +217,11 @@ def verify(
         names=[images.names[i] for i in converged],
     )
     left_out = len(actual) - len(converged)
-    ap = None
+    ap = consensus = None
     if images.labels is not None:
         reference.score_threshold = AP_SCORE_THRESHOLD
-        before = match_image_set(_run_reference(reference, images, progress), images, source.skeleton)
+        people, consensus = _run_both_forms(reference, source, images, progress)
+        before = match_image_set(people, images, source.skeleton)
         after = match_image_set(run_artifact(AP_SCORE_THRESHOLD), images, source.skeleton)
         ap = ap_difference(before, after)
     verdict, reason = judge(
@@ -240,7 +244,7 @@ def verify(
         versions=installed_versions(),
         isa=" ".join(machine_now().isa),
     )
-    return Verification(report, threshold, info, reason, ap)
+    return Verification(report, threshold, info, reason, ap, consensus)
 
 
 @overload
@@ -256,6 +260,29 @@ def _run_reference(reference: ReferenceEstimator, images: ImageSet, progress: Pr
     count = len(images.names)
     for i in progress(range(count), count, f"reference at score {reference.score_threshold:.3g}"):
         yield reference.one(images.read(i))
+
+
+def _run_both_forms(
+    reference: ReferenceEstimator, source: Source, images: ImageSet, progress: Progress
+) -> tuple[list[PoseResult], APDifference | None]:
+    """People of the reference, and its change of AP from best to consensus keypoints (``Verification.consensus``)."""
+    if source.nms_free:
+        return list(_run_reference(reference, images, progress)), None
+    wanted, best = reference.pose, PoseInfo("best")
+    consensus = wanted if wanted.keypoints == "consensus" else PoseInfo("consensus")
+    people: dict[PoseInfo, list[PoseResult]] = {best: [], consensus: []}
+    count = len(images.names)
+    for i in progress(range(count), count, f"reference at score {reference.score_threshold:.3g}"):
+        found = reference.predict(images.read(i))
+        for pose, results in people.items():
+            reference.pose = pose
+            results.append(reference.people(*found))
+    reference.pose = wanted
+    change = ap_difference(
+        match_image_set(people[best], images, source.skeleton, ranking="score"),
+        match_image_set(people[consensus], images, source.skeleton),
+    )
+    return people[consensus if wanted == consensus else best], change
 
 
 def _run_artifact(estimate: PoseEstimator, images: ImageSet, progress: Progress) -> Iterator[PoseResult]:

@@ -102,13 +102,17 @@ def match_people(
 
 
 def match_image_set(
-    people: Iterable[PoseResult], images: ImageSet, skeleton: Skeleton, convention: Convention = "all"
+    people: Iterable[PoseResult],
+    images: ImageSet,
+    skeleton: Skeleton,
+    convention: Convention = "all",
+    ranking: Ranking = "pose_score",
 ) -> MatchedPeople:
     """``match_people`` for the people of a labeled image set, in the order of its images."""
     if images.labels is None:
         raise ValueError(f"{images.description}: keypoint AP needs labels")
     by_id = dict(zip(images.image_ids, people, strict=True))
-    return match_people(by_id, images.labels, skeleton, image_ids=images.image_ids, images=convention)
+    return match_people(by_id, images.labels, skeleton, image_ids=images.image_ids, images=convention, ranking=ranking)
 
 
 def _matched_category(evaluated: list[dict[str, Any] | None]) -> _MatchedCategory:
