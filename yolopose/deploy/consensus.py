@@ -136,7 +136,7 @@ class Consensus(nn.Module):
         """
         count = min(self.info.supporters, candidates.scores.shape[1])
         weights, supporters = torch.topk(self._weights(candidates, people, boxes, labels), count, dim=2)  # (B, M, S)
-        # Without weight, the person itself: its values are finite where those of others may not be.
+        # Without weight, the person itself: its values are finite where those of another may not be.
         supporters = torch.where(weights > 0, supporters, people.rows[:, :, None])
         total = weights.sum(dim=2, keepdim=True)
         weights = torch.where(total > 0, weights / total.clamp(min=TINY), 1.0 / count)
