@@ -18,7 +18,7 @@ from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.evaluation import AP_SCORE_THRESHOLD
 from yolopose.export.source import source_from_net
 from yolopose.export.verify import ParityReport, Verification, compare_people, judge, verify
-from yolopose.runtime.contract import PoseInfo
+from yolopose.runtime.contract import PoseInfo, read_contract
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17
 
@@ -217,7 +217,14 @@ def test_labels_give_the_interval_and_the_worst_image(
     assert info.ap_interval == pytest.approx(ap.interval, rel=1e-3)
     assert info.ap_reference == pytest.approx(ap.before, rel=1e-3)
     assert info.worst_image in images.names
-    best = ReferenceEstimator(net, score_threshold=AP_SCORE_THRESHOLD, max_candidates=300, pose=PoseInfo("best"))
+    given = read_contract(trained_artifact_fp16).input
+    best = ReferenceEstimator(
+        net,
+        score_threshold=AP_SCORE_THRESHOLD,
+        shape_hw=(given.height.opt, given.width.opt),
+        max_candidates=300,
+        pose=PoseInfo("best"),
+    )
     people = [best.one(images.read(i)) for i in range(24)]
     assert result.consensus is not None
     assert result.consensus.before == match_image_set(people, images, net.skeleton, ranking="score").ap()
