@@ -74,6 +74,25 @@ def test_thresholds_come_from_the_contract_the_arguments_and_later(artifact: Pat
         assert len(estimate(image)) == 0
 
 
+def test_pose_scores_and_spread_come_from_the_artifact_and_poor_poses_are_dropped() -> None:
+    several = PoseResult(np.zeros((3, 4)), [0.9, 0.8, 0.7], np.zeros(3), np.zeros((3, 17, 2)), np.full((3, 17), 0.5))
+    raw = raw_people([several], max_people=100)
+    image = np.zeros((320, 320, 3), np.uint8)  # enlarged twice
+    with PoseEstimator(fake_contract(), backend=FakeBackend([raw])) as estimate:
+        np.testing.assert_allclose(estimate(image).pose_scores, [0.45, 0.4, 0.35], rtol=1e-6)
+        assert estimate(image).keypoint_spread is None
+    pose_scores = np.zeros((1, 100), np.float32)
+    pose_scores[0, :3] = (0.1, 0.6, 0.3)
+    raw = raw._replace(pose_scores=pose_scores, keypoint_spread=np.full((1, 100, 17), 4, np.float32))
+    with PoseEstimator(fake_contract(), backend=FakeBackend([raw]), min_pose_score=0.2) as estimate:
+        people = estimate(image)
+        np.testing.assert_allclose(people.pose_scores, [0.6, 0.3])
+        np.testing.assert_allclose(people.scores, [0.8, 0.7])
+        assert people.keypoint_spread.tolist() == [[2.0] * 17] * 2
+        estimate.min_pose_score = 0.5
+        assert len(estimate(image)) == 1
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 1.1, "0.5", True, None])
 @pytest.mark.parametrize("name", ["score_threshold", "iou_threshold"])
 def test_rejects_wrong_thresholds(name: str, value: object, artifact: Path) -> None:
