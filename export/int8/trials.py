@@ -16,7 +16,7 @@ from yolopose.bootstrap import match_image_set
 from yolopose.data.image_set import ImageSet
 from yolopose.evaluation import AP_SCORE_THRESHOLD, MATCH_IOU, iou_matrix, oks_to_reference
 from yolopose.runtime.backends.base import RawPeople
-from yolopose.runtime.contract import InputInfo
+from yolopose.runtime.contract import POSE_SCORES, InputInfo
 from yolopose.runtime.estimator import people_in_image
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
@@ -107,6 +107,9 @@ class Trials:
         self.images, self.skeleton = images, skeleton
         self.rows = given.batch.min
         self.frames = letterboxed(images, given)
+        # With consensus keypoints all candidates of a person have nearly the same pose: compare the people themselves.
+        consensus = any(output.name == POSE_SCORES for output in model.graph.output)
+        self._compared_at = IOU if consensus else NO_SUPPRESSION
         self._expected = self._people(model, len(self.frames), IOU)
         # Without suppression, candidates of a few people may fill all M rows of an artifact: leave out the others.
         unchanged = self._changes(model, len(self.frames))
@@ -142,7 +145,7 @@ class Trials:
         return [(p.image_id, p.area, p.is_crowd, p.keypoints.tolist()) for p in people]
 
     def _changes(self, model: onnx.ModelProto, count: int) -> list[PoseChange]:
-        candidates = self._people(model, count, NO_SUPPRESSION)
+        candidates = self._people(model, count, self._compared_at)
         pairs = zip(self._expected[:count], candidates, strict=True)
         return [pose_change(people, found, self.skeleton) for people, found in pairs]
 
