@@ -56,8 +56,8 @@ def average_precision(
     by_id = dict(zip(images.image_ids, results, strict=True))
     ids = list(images.image_ids)
     ap = evaluate(by_id, images.labels, skeleton, ids, convention)
-    by_score = evaluate(by_id, images.labels, skeleton, ids, convention, ranking="score")
-    return ap.to_dict() | {"ap_by_score": by_score.ap}
+    by_score = match_people(by_id, images.labels, skeleton, ids, convention, ranking="score")
+    return ap.to_dict() | {"ap_by_score": by_score.ap()}
 
 
 class APChanges:

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from yolopose.bootstrap import APDifference, ap_difference, match_image_set
+from yolopose.bootstrap import APDifference, MatchedPeople, ap_difference, match_image_set
 from yolopose.data.image_set import ImageSet
 from yolopose.deploy.reference import ReferenceEstimator
 from yolopose.evaluation import AP_SCORE_THRESHOLD, MATCH_IOU, iou_matrix, oks_to_reference
@@ -220,8 +220,7 @@ def verify(
     ap = consensus = None
     if images.labels is not None:
         reference.score_threshold = AP_SCORE_THRESHOLD
-        people, consensus = _run_both_forms(reference, source, images, progress)
-        before = match_image_set(people, images, source.skeleton)
+        before, consensus = _match_reference(reference, source, images, progress)
         after = match_image_set(run_artifact(AP_SCORE_THRESHOLD), images, source.skeleton)
         ap = ap_difference(before, after)
     verdict, reason = judge(
@@ -262,27 +261,25 @@ def _run_reference(reference: ReferenceEstimator, images: ImageSet, progress: Pr
         yield reference.one(images.read(i))
 
 
-def _run_both_forms(
+def _match_reference(
     reference: ReferenceEstimator, source: Source, images: ImageSet, progress: Progress
-) -> tuple[list[PoseResult], APDifference | None]:
-    """People of the reference, and its change of AP from best to consensus keypoints (``Verification.consensus``)."""
+) -> tuple[MatchedPeople, APDifference | None]:
+    """People of the reference, matched to the labels; its change of AP by consensus (``Verification.consensus``)."""
     if source.nms_free:
-        return list(_run_reference(reference, images, progress)), None
-    wanted, best = reference.pose, PoseInfo("best")
-    consensus = wanted if wanted.keypoints == "consensus" else PoseInfo("consensus")
-    people: dict[PoseInfo, list[PoseResult]] = {best: [], consensus: []}
+        return match_image_set(_run_reference(reference, images, progress), images, source.skeleton), None
+    by_consensus = reference.pose.keypoints == "consensus"
+    consensus = reference.pose if by_consensus else PoseInfo("consensus")
+    best: list[PoseResult] = []
+    means: list[PoseResult] = []
     count = len(images.names)
     for i in progress(range(count), count, f"reference at score {reference.score_threshold:.3g}"):
         found = reference.predict(images.read(i))
-        for pose, results in people.items():
-            reference.pose = pose
-            results.append(reference.people(*found))
-    reference.pose = wanted
-    change = ap_difference(
-        match_image_set(people[best], images, source.skeleton, ranking="score"),
-        match_image_set(people[consensus], images, source.skeleton),
-    )
-    return people[consensus if wanted == consensus else best], change
+        best.append(reference.people(*found, PoseInfo("best")))
+        means.append(reference.people(*found, consensus))
+    plain = match_image_set(best, images, source.skeleton, ranking="score")
+    better = match_image_set(means, images, source.skeleton)
+    shipped = better if by_consensus else match_image_set(best, images, source.skeleton)
+    return shipped, ap_difference(plain, better)
 
 
 def _run_artifact(estimate: PoseEstimator, images: ImageSet, progress: Progress) -> Iterator[PoseResult]:

@@ -20,6 +20,7 @@ from yolopose.data.coco import CocoKeypoints, plain_name, read_coco
 from yolopose.deploy.consensus import TINY
 from yolopose.evaluation import AP_SCORE_THRESHOLD, AREA_OF_BOX, iou_matrix
 from yolopose.runtime.console import Console, parser, run
+from yolopose.runtime.errors import UsageError
 from yolopose.runtime.letterbox import Placement
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import Skeleton
@@ -86,8 +87,16 @@ class Subject:
     candidates: dict[int, Candidates]
     labels: CocoKeypoints
     skeleton: Skeleton  # of the labels
-    sigmas: np.ndarray  # of the network
+    network: Skeleton
     shared: list[int]  # keypoints of the network that the labels have, in their order
+
+
+def parse_subject(text: str) -> tuple[str, Path, Path, int]:
+    """The arguments of ``find_candidates``. Raises UsageError."""
+    parts = text.split(",")
+    if len(parts) != 4 or not parts[3].isdecimal():
+        raise UsageError(f"expected WEIGHTS,LABELS.json,IMAGES,SIZE, got {text!r}")
+    return parts[0], Path(parts[1]), Path(parts[2]), int(parts[3])
 
 
 def find_candidates(weights: str, labels: Path, images: Path, size: int) -> Subject:
@@ -111,7 +120,7 @@ def find_candidates(weights: str, labels: Path, images: Path, size: int) -> Subj
             iou_matrix(boxes[top][kept], boxes[top]), placement,
         )  # fmt: skip
     name = f"{Path(weights).stem} {size} {labels.parent.name}"
-    return Subject(name, found, dataset, skeleton, np.array(net.skeleton.sigmas), shared)
+    return Subject(name, found, dataset, skeleton, net.skeleton, shared)
 
 
 def shared_labels(labels: CocoKeypoints, skeleton: Skeleton) -> tuple[CocoKeypoints, Skeleton, list[int]]:
@@ -139,7 +148,7 @@ def shared_labels(labels: CocoKeypoints, skeleton: Skeleton) -> tuple[CocoKeypoi
     return reduced, part, shared
 
 
-def people_of(found: Candidates, form: Form, sigmas: np.ndarray) -> PoseResult:
+def people_of(found: Candidates, form: Form, sigmas: Sequence[float]) -> PoseResult:
     """The people of one image in this form, in pixels of the image; all keypoints of the network."""
     kept, scores = found.kept, found.scores.astype(np.float64)
     excess = found.overlaps - form.support_iou
@@ -157,7 +166,7 @@ def people_of(found: Candidates, form: Form, sigmas: np.ndarray) -> PoseResult:
         mean, keypoint_scores = found.keypoints[kept], found.keypoint_scores[kept]
     sides = np.maximum(found.boxes[kept, 2:] - found.boxes[kept, :2], 0)
     area = np.maximum(sides.prod(1, keepdims=True), 1)
-    agreement = np.exp(-squared / (2 * AREA_OF_BOX * area * (2 * sigmas) ** 2))
+    agreement = np.exp(-squared / (2 * AREA_OF_BOX * area * (2 * np.array(sigmas)) ** 2))
     counted = keypoint_scores if form.visible is None else (keypoint_scores > form.visible).astype(float)
     total = np.maximum(counted.sum(1), TINY)
     ranking = scores[kept]
@@ -180,7 +189,7 @@ def people_of(found: Candidates, form: Form, sigmas: np.ndarray) -> PoseResult:
 def matched(subject: Subject, form: Form, image_ids: Sequence[int]) -> MatchedPeople:
     results = {}
     for image_id in image_ids:
-        people = people_of(subject.candidates[image_id], form, subject.sigmas)
+        people = people_of(subject.candidates[image_id], form, subject.network.sigmas)
         results[image_id] = replace(
             people,
             keypoints=people.keypoints[:, subject.shared],
@@ -224,9 +233,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace, console: Console) -> None:
     subjects = []
     for text in arguments.subjects:
-        weights, labels, images, size = text.split(",")
         console.say(f"candidates of {text}")
-        subjects.append(find_candidates(weights, Path(labels), Path(images), int(size)))
+        subjects.append(find_candidates(*parse_subject(text)))
     document: dict[str, Any] = {"lines": list(lines_of(subjects))}
     console.result(document, "\n".join(document["lines"]))
 

@@ -22,7 +22,7 @@ from yolopose.runtime.console import Console, parser, run
 from yolopose.runtime.output import output_folder
 from yolopose.runtime.result import PoseResult
 
-from .better_people import BEST, SHIPPED, Subject, find_candidates, people_of
+from .better_people import BEST, SHIPPED, Subject, find_candidates, parse_subject, people_of
 
 SAME_PERSON = 0.5  # OKS
 DEPLOYED_SCORE = 0.25
@@ -45,7 +45,7 @@ def phantoms(subject: Subject) -> dict[str, Any]:
     best: dict[str, list[float]] = {"score": [], "pose_score": []}  # of each labeled person: of the people that find it
     empty = [image_id for image_id, people in subject.labels.people.items() if not people]
     for image_id, candidates in subject.candidates.items():
-        people = people_of(candidates, SHIPPED, subject.sigmas)
+        people = people_of(candidates, SHIPPED, subject.network.sigmas)
         oks = pairs_with_labels(subject, image_id, people)
         for name, ranks in (("score", people.scores), ("pose_score", people.pose_scores)):
             if image_id in empty:
@@ -74,7 +74,7 @@ def crowds(subject: Subject) -> list[dict[str, Any]]:
         overlaps = iou_matrix(boxes, boxes)
         np.fill_diagonal(overlaps, 0)
         both = [
-            pairs_with_labels(subject, image_id, people_of(candidates, form, subject.sigmas))
+            pairs_with_labels(subject, image_id, people_of(candidates, form, subject.network.sigmas))
             for form in (BEST, SHIPPED)
         ]
         for column, overlap in enumerate(overlaps.max(1)):
@@ -100,7 +100,7 @@ def errors_and_spread(subject: Subject, image_ids: Sequence[int]) -> np.ndarray:
     """(n, 2): distance to the label and spread of every labeled keypoint of every person found, px."""
     rows = []
     for image_id in image_ids:
-        people = people_of(subject.candidates[image_id], SHIPPED, subject.sigmas)
+        people = people_of(subject.candidates[image_id], SHIPPED, subject.network.sigmas)
         oks = pairs_with_labels(subject, image_id, people)
         labeled = [person for person in subject.labels.people[image_id] if person.is_labeled]
         spread = people.keypoint_spread
@@ -167,21 +167,15 @@ def draw_pictures(subject: Subject, folder: Path) -> None:
         image = read_image(subject.labels.images[image_id].path)
         sides = []
         for form in (BEST, SHIPPED):
-            people = people_of(subject.candidates[image_id], form, subject.sigmas)
+            people = people_of(subject.candidates[image_id], form, subject.network.sigmas)
             people = replace(people, keypoint_spread=None)[people.scores > DEPLOYED_SCORE]
-            side = replace(people, skeleton=_network_skeleton(subject)).draw(image, boxes=False)
+            side = replace(people, skeleton=subject.network).draw(image, boxes=False)
             for person in subject.labels.people[image_id]:
                 for x, y, v in person.keypoints:
                     if v > 0:
                         cv2.drawMarker(side, (int(x), int(y)), (255, 255, 255), cv2.MARKER_CROSS, 8, 1)
             sides.append(side)
         cv2.imwrite(str(folder / f"{image_id}.png"), np.concatenate(sides, axis=1))
-
-
-def _network_skeleton(subject: Subject) -> Any:
-    from yolopose.runtime.skeleton import SKELETONS
-
-    return next(each for each in SKELETONS.values() if each.num_keypoints == len(subject.sigmas))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -195,8 +189,7 @@ def _main(arguments: argparse.Namespace, console: Console) -> None:
     folder = output_folder(arguments.output)
     found, lines = [], []
     for text in arguments.subjects:
-        weights, labels, images, size = text.split(",")
-        subject = find_candidates(weights, Path(labels), Path(images), int(size))
+        subject = find_candidates(*parse_subject(text))
         entry: dict[str, Any] = {"calibration": calibration(subject), "crowds": crowds(subject)}
         if any(not people for people in subject.labels.people.values()):
             entry["phantoms"] = phantoms(subject)

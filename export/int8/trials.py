@@ -1,7 +1,9 @@
 """What an int8 graph loses against the float32 graph on the images of the search: poses, and keypoint AP.
 
-Every person of the float32 graph is compared with the candidate nearest in pose, before suppression. Which of several
-near-equal candidates suppresses the others is chance; it says nothing about precision.
+Every person of the float32 graph is compared with the nearest in pose of the other graph: with best keypoints among all
+candidates, before suppression, because which of several near-equal candidates suppresses the others is chance; with
+consensus keypoints among the people, because all candidates of a person then have nearly the same pose, whatever their
+scores.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ SAME_PERSON_OKS = 0.999  # OKS of a person with itself is at least this
 
 @dataclass(frozen=True)
 class PoseChange:
-    """From the n people of an image in float32 to the candidates of another graph that are nearest in pose."""
+    """From the n people of an image in float32 to the nearest in pose of another graph."""
 
     oks: np.ndarray  # (n,) with that candidate; 0 where no box overlaps
     keypoints: np.ndarray  # (n, K, 2) px, difference
@@ -39,7 +41,7 @@ class PoseChange:
 
 
 def pose_change(expected: PoseResult, candidates: PoseResult, skeleton: Skeleton) -> PoseChange:
-    """expected: people in float32; candidates: all of the other graph, not suppressed."""
+    """expected: people in float32; candidates: those of the other graph among which the nearest are looked for."""
     n = len(expected)
     keypoints, scores = np.zeros_like(expected.keypoints), -expected.pose_scores.astype(np.float64)
     if n == 0 or len(candidates) == 0:
@@ -107,7 +109,6 @@ class Trials:
         self.images, self.skeleton = images, skeleton
         self.rows = given.batch.min
         self.frames = letterboxed(images, given)
-        # With consensus keypoints all candidates of a person have nearly the same pose: compare the people themselves.
         consensus = any(output.name == POSE_SCORES for output in model.graph.output)
         self._compared_at = IOU if consensus else NO_SUPPRESSION
         self._expected = self._people(model, len(self.frames), IOU)

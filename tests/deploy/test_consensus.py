@@ -20,6 +20,7 @@ from yolopose.deploy.consensus import consensus_of
 from yolopose.deploy.deployed import FindPeople
 from yolopose.deploy.nms import take
 from yolopose.deploy.reference import ReferenceEstimator, default_pose
+from yolopose.export.graph import with_outputs
 from yolopose.export.onnx_export import export_module
 from yolopose.model.pose_net import Predictions
 from yolopose.model.sizes import build
@@ -31,7 +32,7 @@ from ..model.tables import small_config
 
 K = 3
 SIGMAS = (0.03, 0.07, 0.1)
-NMS = NmsInfo(candidates=60, rounds=60, max_people=60, class_aware=True, score_threshold=0.25, iou_threshold=0.5)
+NMS = NmsInfo(candidates=60, rounds=60, max_people=20, class_aware=True, score_threshold=0.25, iou_threshold=0.5)
 POSE = PoseInfo("consensus", support_iou=0.4, supporters=4, spread=True)
 INPUTS = ("all_boxes", "all_scores", "all_labels", "points", "visible", "score_threshold", "iou_threshold")
 Scene = tuple[np.ndarray, ...]  # boxes (N, 4), scores (N,), labels (N,), keypoints (N, K, 2), keypoint scores (N, K)
@@ -232,9 +233,10 @@ def test_the_best_supporters_count_where_there_are_more() -> None:
 def test_one_keypoint_and_no_visible_keypoint() -> None:
     boxes = np.array([[0, 0, 10, 10]] * 2, np.float32)
     scores, points = np.array([0.8, 0.4], np.float32), np.full((2, 1, 2), 5, np.float32)
-    one = consensus_of(np.array([0]), boxes, scores, None, points, np.ones((2, 1), np.float32), POSE, (0.05,))
+    person, labels = np.array([0]), np.zeros(2, np.int64)
+    one = consensus_of(person, boxes, scores, labels, points, np.ones((2, 1), np.float32), POSE, (0.05,))
     assert one.pose_scores == pytest.approx(0.8)
-    nothing = consensus_of(np.array([0]), boxes, scores, None, points, np.zeros((2, 1), np.float32), POSE, (0.05,))
+    nothing = consensus_of(person, boxes, scores, labels, points, np.zeros((2, 1), np.float32), POSE, (0.05,))
     assert nothing.pose_scores.tolist() == [0.0]
 
 
@@ -262,8 +264,17 @@ def test_default_of_a_network(family: str, keypoints: str) -> None:
     assert default_pose(build(small_config(family))).keypoints == keypoints
 
 
-def test_no_operator_that_some_compilers_lack_and_small_intermediates() -> None:
-    """TensorRT for RTX has no float32 GEMM on some GPUs: the consensus adds no MatMul to the one of the suppression."""
+def test_no_intermediate_is_larger_than_the_matrix_of_overlaps() -> None:
+    names = [name for node in graph(POSE).graph.node for name in node.output]
+    model = with_outputs(graph(POSE), names).SerializeToString()
+    values = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(
+        None, feeds([made(0, 60, "crowded")])
+    )
+    assert max(value.size for value in values) == NMS.candidates**2
+
+
+def test_no_operator_that_some_compilers_lack() -> None:
+    """TensorRT for RTX has no float32 GEMM on some GPUs: the consensus adds no MatMul to those of the suppression."""
     operators = [node.op_type for node in graph(POSE).graph.node]
     best = [node.op_type for node in graph(PoseInfo()).graph.node]
     assert operators.count("MatMul") == best.count("MatMul")

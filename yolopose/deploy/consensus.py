@@ -50,7 +50,7 @@ def consensus_of(
     people: np.ndarray,
     boxes: np.ndarray,
     scores: np.ndarray,
-    labels: np.ndarray | None,
+    labels: np.ndarray,
     keypoints: np.ndarray,
     keypoint_scores: np.ndarray,
     info: PoseInfo,
@@ -59,56 +59,43 @@ def consensus_of(
     """Consensus of the candidates at the indices ``people`` (P,), all arrays float32.
 
     boxes (N, 4) xyxy, scores (N,), keypoints (N, K, 2) and keypoint_scores (N, K) of the N candidates, by descending
-    score. labels (N,): candidates with another label do not support; None: all may.
+    score. labels (N,): candidates with another label do not support.
     """
-    count = min(info.supporters, len(scores))
-    found = [
-        _one_consensus(person, boxes, scores, labels, keypoints, keypoint_scores, info.support_iou, count, sigmas)
-        for person in people
-    ]
-    size = len(sigmas)
-    shapes = ((0, size, 2), (0, size), (0,), (0, size))
-    if not found:
-        return Poses(*(np.zeros(shape, np.float32) for shape in shapes))
-    return Poses(*(np.stack(part).astype(np.float32) for part in zip(*found, strict=True)))
+    p, k = len(people), len(sigmas)
+    poses = Poses(*(np.zeros(shape, np.float32) for shape in ((p, k, 2), (p, k), (p,), (p, k))))
+    deviations = 2 * AREA_OF_BOX * (2 * np.asarray(sigmas, np.float32)) ** 2
+    for row, person in enumerate(people):
+        chosen, weights, area = _supporters(int(person), boxes, scores, labels, info)
+        points, visible = keypoints[chosen], keypoint_scores[chosen]  # (n, K, 2), (n, K)
+        mean = (weights[:, None, None] * points).sum(0)
+        squared = (weights[:, None] * ((points - mean) ** 2).sum(2)).sum(0)  # (K,)
+        visibility = (weights[:, None] * visible).sum(0)
+        agreement = np.exp(-squared / (deviations * max(area, 1.0)))
+        total = max(float(visibility.sum()), TINY)
+        poses.keypoints[row], poses.keypoint_scores[row], poses.spread[row] = mean, visibility, np.sqrt(squared)
+        poses.pose_scores[row] = (
+            scores[person] * ((visibility**2).sum() / total) * ((visibility * agreement).sum() / total)
+        )
+    return poses
 
 
-def _one_consensus(
-    person: int,
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray | None,
-    keypoints: np.ndarray,
-    keypoint_scores: np.ndarray,
-    support_iou: float,
-    count: int,
-    sigmas: Sequence[float],
-) -> Poses:
-    one, least = boxes[person], np.float32(support_iou)
+def _supporters(
+    person: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, info: PoseInfo
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Indices (n,) of the supporters by descending weight, their weights with sum 1, area of the person's box, px^2."""
+    one, least = boxes[person], np.float32(info.support_iou)
     with np.errstate(invalid="ignore", over="ignore"):  # boxes that are not finite support nobody
         extent = np.maximum(np.minimum(one[2:], boxes[:, 2:]) - np.maximum(one[:2], boxes[:, :2]), 0)
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         intersection, area = extent[:, 0] * extent[:, 1], sides[:, 0] * sides[:, 1]
         union = area[person] + area - intersection
-        supports = (intersection > least * union) & (scores > 0)
-        if labels is not None:
-            supports &= labels == labels[person]
+        supports = (intersection > least * union) & (scores > 0) & (labels == labels[person])
         weights = np.where(supports, (intersection / np.maximum(union, TINY) - least) * scores, np.float32(0))
-    chosen = np.argsort(-weights, kind="stable")[:count]
+    chosen = np.argsort(-weights, kind="stable")[: info.supporters]
     chosen = chosen[weights[chosen] > 0]
-    weights = weights[chosen]
     if len(chosen) == 0:  # a box without area has no IoU, not even with itself
-        chosen, weights = np.array([person]), np.ones(1, np.float32)
-    weights = weights / weights.sum()
-    points, visible = keypoints[chosen], keypoint_scores[chosen]  # (n, K, 2), (n, K)
-    mean = (weights[:, None, None] * points).sum(0)
-    squared = (weights[:, None] * ((points - mean) ** 2).sum(2)).sum(0)  # (K,)
-    visibility = (weights[:, None] * visible).sum(0)
-    variances = 2 * AREA_OF_BOX * max(float(area[person]), 1.0) * (2 * np.asarray(sigmas, np.float32)) ** 2
-    agreement = np.exp(-squared / variances)
-    total = max(float(visibility.sum()), TINY)
-    pose = scores[person] * ((visibility**2).sum() / total) * ((visibility * agreement).sum() / total)
-    return Poses(mean, visibility, np.asarray(pose, np.float32), np.sqrt(squared))
+        return np.array([person]), np.ones(1, np.float32), float(area[person])
+    return chosen, weights[chosen] / weights[chosen].sum(), float(area[person])
 
 
 class Consensus(nn.Module):

@@ -17,7 +17,7 @@ from yolopose.runtime.letterbox import Placement, letterbox
 from yolopose.runtime.result import PoseResult, pose_scores_of
 
 from ..model.pose_net import PoseNet, Predictions
-from .consensus import consensus_of
+from .consensus import Poses, consensus_of
 
 NO_SUPPRESSION = 1.0  # as an IoU threshold
 
@@ -108,40 +108,36 @@ class ReferenceEstimator:
         """People of one image."""
         return self.people(*self.predict(image, color))
 
-    def people(self, predictions: Predictions, placement: Placement) -> PoseResult:
-        """Greedy NMS of the predictions of one image at the current thresholds; people in pixels of the image."""
-        boxes, class_scores, keypoints, keypoint_scores = (part[0].cpu().numpy() for part in predictions)
-        labels = class_scores.argmax(axis=1)
-        scores = class_scores.max(axis=1)
-        order = np.argsort(-scores, kind="stable")[: self.max_candidates]
-        order = order[scores[order] > 0]
-        candidates = order[scores[order] > np.float32(self.score_threshold)]
-        kept = candidates[greedy_nms(boxes[candidates], scores[candidates], labels[candidates], self.iou_threshold)]
-        kept = kept[: self.max_people]
-        found_keypoints, found_scores, spread = keypoints[kept], keypoint_scores[kept], None
-        pose_scores = pose_scores_of(scores[kept], found_scores)
-        if self.pose.keypoints == "consensus":
-            positions = np.zeros(len(scores), np.int64)
-            positions[order] = np.arange(len(order))
-            found_keypoints, found_scores, pose_scores, spread = consensus_of(
-                positions[kept],
-                boxes[order],
-                scores[order],
-                labels[order],
-                keypoints[order],
-                keypoint_scores[order],
-                self.pose,
-                self.sigmas,
-            )
+    def people(self, predictions: Predictions, placement: Placement, pose: PoseInfo | None = None) -> PoseResult:
+        """Greedy NMS of the predictions of one image at the current thresholds; people in pixels of the image.
+
+        pose: source of the keypoints; None: that of the estimator.
+        """
+        pose = pose or self.pose
+        classes = predictions.scores[0].cpu().numpy()
+        best = classes.max(axis=1)
+        order = np.argsort(-best, kind="stable")[: self.max_candidates]
+        order = order[best[order] > 0]  # not NaN
+        boxes, classes, keypoints, keypoint_scores = (part[0].cpu().numpy()[order] for part in predictions)
+        scores, labels = best[order], classes.argmax(axis=1)
+        above = int((scores > np.float32(self.score_threshold)).sum())
+        kept = greedy_nms(boxes[:above], scores[:above], labels[:above], self.iou_threshold)[: self.max_people]
+        spread = None
+        if pose.keypoints == "consensus":
+            found = consensus_of(kept, boxes, scores, labels, keypoints, keypoint_scores, pose, self.sigmas)
+            spread = placement.lengths_to_image(found.spread) if pose.spread else None
+        else:
+            pose_scores = pose_scores_of(scores[kept], keypoint_scores[kept])
+            found = Poses(keypoints[kept], keypoint_scores[kept], pose_scores, np.zeros_like(keypoint_scores[kept]))
         return PoseResult(
             boxes=placement.boxes_to_image(boxes[kept]),
             scores=scores[kept],
             labels=labels[kept].astype(np.int32),
-            keypoints=placement.to_image(found_keypoints),
-            keypoint_scores=found_scores,
-            pose_scores=pose_scores,
-            keypoint_spread=placement.lengths_to_image(spread) if self.pose.spread and spread is not None else None,
-            num_candidates=int((scores > np.float32(self.score_threshold)).sum()),
+            keypoints=placement.to_image(found.keypoints),
+            keypoint_scores=found.keypoint_scores,
+            pose_scores=found.pose_scores,
+            keypoint_spread=spread,
+            num_candidates=int((best > np.float32(self.score_threshold)).sum()),
         )
 
     def threshold_for(self, candidates: int, images: Sequence[np.ndarray]) -> float:
