@@ -102,7 +102,7 @@ class Muon(torch.optim.AdamW):
 def orthogonalized(matrices: Tensor) -> Tensor:
     """(n, rows, columns) -> approximately U V^T of each matrix U S V^T, by Newton-Schulz iterations.
 
-    In bfloat16 where the hardware has it, else in float32: emulated, these products took 88 % of a training step.
+    In bfloat16 where the hardware has it, else in float32: emulated, they take most of a step (docs/experiments.md).
     """
     a, b, c = COEFFICIENTS
     x = matrices.to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)

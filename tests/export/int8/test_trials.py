@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
-from yolopose.export.int8.trials import PoseChange, bootstrap_sample, pose_change, pose_loss
+from yolopose.data.image_set import open_image_set
+from yolopose.export.int8.trials import PoseChange, Trials, bootstrap_sample, pose_change, pose_loss
+from yolopose.runtime.contract import read_contract
+from yolopose.runtime.estimator import DEMO_FILE
 from yolopose.runtime.result import PoseResult
 from yolopose.runtime.skeleton import COCO_17
 
@@ -74,3 +80,23 @@ def test_changes_of_nobody_are_empty() -> None:
     empty = pose_change(people(0), people(0), COCO_17)
     assert isinstance(empty, PoseChange)
     assert len(bootstrap_sample(people(0), empty, np.random.default_rng(0))) == 0
+
+
+def test_small_errors_cost_little_ap_with_consensus_keypoints(data_dir: Path) -> None:
+    """All candidates of a person have nearly the same pose: the nearest of them may have any score (drop 5 points)."""
+    model, contract = onnx.load(DEMO_FILE), read_contract(DEMO_FILE)
+    noisy = onnx.ModelProto()
+    noisy.CopyFrom(model)
+    rng = np.random.default_rng(0)
+    for tensor in noisy.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim == 4:
+            noise = 1 + 0.01 * rng.standard_normal(values.shape)
+            tensor.CopyFrom(numpy_helper.from_array((values * noise).astype(values.dtype), tensor.name))
+    folder = data_dir / "lspet"
+    images = open_image_set(folder / "val.json", folder / "images", contract.skeleton, 40)
+    trials = Trials(model, images, contract.input, contract.skeleton)
+    assert trials.run(model).drop == 0
+    drop = trials.run(noisy).drop
+    assert drop is not None
+    assert drop < 2
