@@ -46,6 +46,7 @@ class Layout:
     box              columns 0..3: "xywh" (center and size) or "xyxy", in pixels
     scores           first column of the ``num_classes`` scores, in 0..1
     keypoints        first column of the keypoints: x, y in pixels and visibility in 0..1, ``num_keypoints`` times
+    keypoint_numbers 3; 2 for a network without visibility, whose keypoint scores are 1
     input            what the network takes
     objectness       column that multiplies the scores; None: there is none
     label            column with the class as a number; None: the class is the best score's
@@ -65,6 +66,7 @@ class Layout:
     objectness: int | None = None
     label: int | None = None
     suppression: Suppression = "added"
+    keypoint_numbers: int = 3
 
     @property
     def nms_free(self) -> bool:
@@ -114,12 +116,15 @@ def _ultralytics(source: OnnxFile) -> Layout | str:
         return f"{ULTRALYTICS}: {rows} columns are not the cells of strides 8, 16, 32 (and 64) at {height}x{width}"
     names, expected = source.metadata.get("names"), _keypoints_in_metadata(source)
     classes = len(names) if expected is not None and isinstance(names, dict) else 1
-    keypoints = _keypoints_in(features, 4 + classes)
+    numbers = _numbers_in_metadata(source)
+    keypoints = _keypoints_in(features, 4 + classes, numbers)
     if keypoints is None or expected not in (None, keypoints):
-        return f"{ULTRALYTICS}: {features} features are not a box, {classes} classes and keypoints of three numbers"
+        return f"{ULTRALYTICS}: {features} features are not a box, {classes} classes and keypoints of {numbers} numbers"
     why = "shape of the output" if expected is None else "metadata and shape of the output"
     spec = _ultralytics_input(source, strides[-1])
-    return Layout(ULTRALYTICS, why, (name,), 1, "xywh", 4, classes, 4 + classes, keypoints, spec)
+    return Layout(
+        ULTRALYTICS, why, (name,), 1, "xywh", 4, classes, 4 + classes, keypoints, spec, keypoint_numbers=numbers
+    )
 
 
 def _ultralytics_people(source: OnnxFile) -> Layout | str:
@@ -127,7 +132,8 @@ def _ultralytics_people(source: OnnxFile) -> Layout | str:
     if isinstance(output, str):
         return output
     name, (_, rows, features) = output
-    keypoints, expected = _keypoints_in(features, 6), _keypoints_in_metadata(source)
+    numbers, expected = _numbers_in_metadata(source), _keypoints_in_metadata(source)
+    keypoints = _keypoints_in(features, 6, numbers)
     if keypoints is None or rows > _MAX_PEOPLE:
         return (
             f"{ULTRALYTICS_PEOPLE}: needs at most {_MAX_PEOPLE} rows of box, score, class and keypoints, "
@@ -144,8 +150,9 @@ def _ultralytics_people(source: OnnxFile) -> Layout | str:
     stride = source.metadata.get("stride")
     spec = _ultralytics_input(source, stride if isinstance(stride, int) and stride > 0 else 32)
     return Layout(
-        ULTRALYTICS_PEOPLE, why, (name,), 2, "xyxy", 4, 1, 6, keypoints, spec, label=5, suppression=suppression
-    )
+        ULTRALYTICS_PEOPLE, why, (name,), 2, "xyxy", 4, 1, 6, keypoints, spec,
+        label=5, suppression=suppression, keypoint_numbers=numbers,
+    )  # fmt: skip
 
 
 def _yolov5(source: OnnxFile) -> Layout | str:
@@ -218,17 +225,20 @@ def _ultralytics_output(source: OnnxFile, layout: str) -> tuple[str, tuple[int, 
     if len(shape) != 3:
         return f"{layout}: needs an output of three dimensions, this one has {len(shape)}"
     kpt_shape = source.metadata.get("kpt_shape")
-    if isinstance(kpt_shape, list | tuple) and len(kpt_shape) == 2 and kpt_shape[1] != 3:
-        return (
-            f"{layout}: its keypoints are {list(kpt_shape)}, without visibility: train it with kpt_shape [K, 3], "
-            "because the runtime gives a score for each keypoint"
-        )
+    if isinstance(kpt_shape, list | tuple) and len(kpt_shape) == 2 and kpt_shape[1] not in (2, 3):
+        return f"{layout}: its keypoints are {list(kpt_shape)}: [K, 3] or [K, 2] (without visibility) is needed"
     return name, shape
 
 
 def _keypoints_in_metadata(source: OnnxFile) -> int | None:
     kpt_shape = source.metadata.get("kpt_shape")
     return kpt_shape[0] if isinstance(kpt_shape, list | tuple) and len(kpt_shape) == 2 else None
+
+
+def _numbers_in_metadata(source: OnnxFile) -> int:
+    """Numbers of a keypoint: 3, or 2 without visibility."""
+    kpt_shape = source.metadata.get("kpt_shape")
+    return 2 if isinstance(kpt_shape, list | tuple) and len(kpt_shape) == 2 and kpt_shape[1] == 2 else 3
 
 
 def _ultralytics_input(source: OnnxFile, multiple: int) -> InputSpec:
@@ -253,7 +263,7 @@ def _strides(rows: int, shape_hw: tuple[int, int], per_cell: int = 1) -> tuple[i
     return None
 
 
-def _keypoints_in(features: int, others: int) -> int | None:
-    """Number of (x, y, visibility) triples in ``features`` columns without ``others``; None if they do not fit."""
+def _keypoints_in(features: int, others: int, numbers: int = 3) -> int | None:
+    """Number of keypoints of ``numbers`` in ``features`` columns without ``others``; None if they do not fit."""
     left = features - others
-    return left // 3 if left >= 3 and left % 3 == 0 else None
+    return left // numbers if left >= numbers and left % numbers == 0 else None

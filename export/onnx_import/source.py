@@ -150,11 +150,13 @@ class OnnxFileReference(ReferenceEstimator):
             spread = np.zeros((len(rows), int(classes.max(initial=0)) + 1), np.float32)
             spread[np.arange(len(rows)), classes] = scores[:, 0]
             scores = spread
-        points = rows[:, layout.keypoints : layout.keypoints + 3 * layout.num_keypoints]
-        points = points.reshape(len(rows), layout.num_keypoints, 3)
+        numbers = layout.keypoint_numbers
+        points = rows[:, layout.keypoints : layout.keypoints + numbers * layout.num_keypoints]
+        points = points.reshape(len(rows), layout.num_keypoints, numbers)
+        visibility = points[..., 2] if numbers == 3 else np.ones(points.shape[:2])
         return Predictions(
             *(
                 torch.from_numpy(np.ascontiguousarray(part, np.float32))[None]
-                for part in (boxes, scores, points[..., :2], points[..., 2])
+                for part in (boxes, scores, points[..., :2], visibility)
             )
         )

@@ -223,13 +223,14 @@ class Postprocessing(nn.Module):
             labels = torch.gather(all_labels, 1, candidates.anchors)
 
         def decode(anchors: Tensor) -> tuple[Tensor, Tensor]:
-            rows = torch.unflatten(take(points, anchors), 1, (layout.num_keypoints, 3))  # (B, K, 3, n)
-            return rows[:, :, :2], rows[:, :, 2]
+            rows = torch.unflatten(take(points, anchors), 1, (layout.num_keypoints, layout.keypoint_numbers))
+            xy = rows[:, :, :2]  # (B, K, 2, n)
+            return xy, rows[:, :, 2] if layout.keypoint_numbers == 3 else torch.ones_like(xy[:, :, 0])
 
         return self.find_people(candidates, boxes, labels, decode, iou_threshold)  # type: ignore[no-any-return]
 
     def _parts(self, outputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Boxes (B, 4, N), the columns between boxes and keypoints (B, F - 4 - 3K, N), keypoints (B, 3K, N).
+        """Boxes (B, 4, N), the columns between boxes and keypoints, keypoints (B, 3K or 2K, N).
 
         Uses split: OpenVINO removes a slice before a gather, and then refuses data and indices of different sizes.
         An empty list of people gets a row of zeros, because gather needs at least one.
@@ -238,7 +239,7 @@ class Postprocessing(nn.Module):
         rows = [output.flatten(2) if output.dim() == 4 else output for output in rows]
         whole = torch.cat(rows, dim=self.layout.features_axis) if len(rows) > 1 else rows[0]
         features = whole if self.layout.features_axis == 1 else whole.transpose(1, 2)
-        sizes = [4, self.layout.keypoints - 4, 3 * self.layout.num_keypoints]
+        sizes = [4, self.layout.keypoints - 4, self.layout.keypoint_numbers * self.layout.num_keypoints]
         if (rest := features.shape[1] - sum(sizes)) > 0:
             sizes.append(rest)
         return torch.split(features, sizes, dim=1)[:3]

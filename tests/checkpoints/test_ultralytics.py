@@ -127,6 +127,30 @@ def test_other_keypoints_and_classes(edited: Callable[[str, Change], Path]) -> N
     assert net.skeleton.name == "generic-5"
 
 
+@pytest.mark.parametrize("name", [V8, V26])
+def test_keypoints_without_visibility_have_score_1(name: str, edited: Callable[[str, Change], Path]) -> None:
+    def change(document: dict[str, Any], layers: Any) -> None:
+        head = layers[-1]
+        head.kpt_shape = [17, 2]
+        for prefix in ("cv4_kpts", "one2one_cv4_kpts") if name == V26 else ("cv4",):
+            for level in range(3):
+                place = head._modules[prefix] if name == V26 else head._modules[prefix][level]
+                conv = place[level if name == V26 else 2]
+                for key in ("weight", "bias"):
+                    conv._parameters[key] = nn.Parameter(
+                        conv._parameters[key].unflatten(0, (17, 3))[:, :2].flatten(0, 1)
+                    )
+
+    with_visibility, without = yolopose.load(edited(name, lambda *_: None)), yolopose.load(edited(name, change))
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = (net(image) for net in (with_visibility, without))
+    assert torch.equal(found.boxes, expected.boxes)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.keypoints, expected.keypoints)
+    assert (found.keypoint_scores == 1).all()
+
+
 @pytest.mark.parametrize("gone", [True, False])
 def test_head_without_one_to_one_branch_needs_nms(gone: bool, edited: Callable[[str, Change], Path]) -> None:
     def change(document: dict[str, Any], layers: Any) -> None:
@@ -196,7 +220,8 @@ def _bins(document: dict[str, Any], layers: Any) -> None:
     [
         (V8, _renamed("2", "A2C2f"), CheckpointError, "layer 2 is A2C2f; supported are the layers of YOLOv8, YOLO11"),
         (V8, _renamed("22", "Detect"), UnknownCheckpoint, "for PoseModel ending in Detect, not for poses"),
-        (V8, _set("22", kpt_shape=[17, 2]), UnknownCheckpoint, r"its keypoints are \[17, 2\], without visibility"),
+        (V8, _set("22", kpt_shape=[17, 4]), CheckpointError, r"its keypoints are \[17, 4\]: \[K, 3\] or \[K, 2\]"),
+        (V8, _set("22", kpt_shape=[17, 2]), CheckpointError, "has 51 rows, not 34"),
         (V8, _set("22", kpt_shape="many"), CheckpointError, "lacks its keypoints or classes"),
         (V8, _set("22", f=[15, 18, 99]), CheckpointError, "layers do not fit each other: the head takes the output"),
         (V8, _set("22", f=[18, 15, 21]), CheckpointError, "levels must be ordered finest first"),

@@ -34,6 +34,7 @@ TASKS = {
     "OBBModel": "oriented boxes", "RTDETRDetectionModel": "detection", "WorldModel": "detection",
 }  # fmt: skip
 ONE_TO_ONE = "one2one_"  # prefix of the branch of the head that gives each person once
+VISIBLE_LOGIT = 100.0  # its sigmoid is 1 in float32
 MAX_LICENSE = 200  # characters that are kept
 DEFAULT_LICENSE = "AGPL-3.0 (Ultralytics' own; the file does not say)"
 
@@ -101,7 +102,7 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     except ValueError as error:
         raise CheckpointError(f"{document.path}: its layers do not fit each other: {error}") from error
     _check_strides(head, table.strides, document)
-    num_keypoints, num_classes = _counts(head, document)
+    num_keypoints, numbers, num_classes = _counts(head, document)
     config = NetConfig(
         name="",
         family=_family(kind, layers),
@@ -120,6 +121,8 @@ def read(document: Document, skeleton: Skeleton | None) -> PoseNet:
     for start, some in _by_layer(tensors).items():
         kept = {name: tensor for name, tensor in some.items() if not name.startswith(dropped)}
         renamed |= transfer.rename_all(kept, rules.get(start, ()), document)
+    if numbers == 2:
+        renamed = _with_visibility(renamed, num_keypoints, document)
     net = transfer.filled_net(config, renamed, document, FORMAT)
     license_text = document.content.get("license")
     given = isinstance(license_text, str) and license_text
@@ -185,18 +188,30 @@ def _check_strides(head: Any, strides: tuple[int, ...], document: Document) -> N
         raise CheckpointError(f"{document.path}: the strides of the head differ from those of its layers, {strides}")
 
 
-def _counts(head: Any, document: Document) -> tuple[int, int]:
-    """Number of keypoints and of classes."""
+def _counts(head: Any, document: Document) -> tuple[int, int, int]:
+    """Number of keypoints, of numbers of a keypoint (2 without visibility, or 3), and of classes."""
     state = vars(head)
     shape, classes = state.get("kpt_shape"), state.get("nc")
     if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(type(n) is int for n in (*shape, classes)):
         raise CheckpointError(f"{document.path}: the pickled head lacks its keypoints or classes")
-    if shape[1] != 3:
-        raise UnknownCheckpoint(
-            f"{document.path}: its keypoints are {list(shape)}, without visibility; train it with kpt_shape [K, 3], "
-            "because yolopose needs a score for each keypoint"
+    if shape[1] not in (2, 3):
+        raise CheckpointError(
+            f"{document.path}: its keypoints are {list(shape)}: [K, 3] or [K, 2] (without visibility) is needed"
         )
-    return shape[0], classes
+    return shape[0], shape[1], classes
+
+
+def _with_visibility(tensors: Mapping[str, Tensor], num_keypoints: int, document: Document) -> dict[str, Tensor]:
+    """A head without visibility as one whose keypoint scores are 1: its last convolutions get K constant outputs."""
+    filled = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.startswith("head.keypoint_predictions."):
+            if len(tensor) != 2 * num_keypoints:
+                raise CheckpointError(f"{document.path}: {name} has {len(tensor)} rows, not {2 * num_keypoints}")
+            rows = tensor.unflatten(0, (num_keypoints, 2))
+            logits = torch.full_like(rows[:, :1], VISIBLE_LOGIT if name.endswith(".bias") else 0.0)
+            filled[name] = torch.cat((rows, logits), dim=1).flatten(0, 1)
+    return filled
 
 
 def _family(kind: str, layers: list[Any]) -> str:

@@ -87,6 +87,44 @@ def test_checkpoints_give_the_people_of_ultralytics(name: str, tmp_path: Path) -
     assert contract.parity.verdict == "passed"
 
 
+@pytest.mark.parametrize(
+    ("name", "keypoints"),
+    [
+        ("yolov8n-pose-fixed.onnx", "best"),
+        ("yolov8n-pose-fixed.onnx", "consensus"),
+        ("yolov8n-pose-people.onnx", "best"),
+    ],
+)
+def test_keypoints_without_visibility_have_score_1(name: str, keypoints: str, tmp_path: Path) -> None:
+    whole = unpacked(name, tmp_path)
+    model = onnx.load(whole)
+    (output,) = model.graph.output
+    axis = 2 if "people" in name else 1  # of the features
+    first = 6 if "people" in name else 5  # column of the keypoints
+    columns = [i for i in range(first + 51) if i < first or (i - first) % 3 < 2]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(columns, np.int64), "columns"))
+    model.graph.node.append(helper.make_node("Gather", [output.name, "columns"], ["two numbers"], axis=axis))
+    output.name = "two numbers"
+    output.type.tensor_type.shape.dim[axis].dim_value = len(columns)
+    for entry in model.metadata_props:
+        entry.value = "[17, 2]" if entry.key == "kpt_shape" else entry.value
+    onnx.save(model, tmp_path / "two.onnx")
+    people = []
+    for weights in (whole, tmp_path / "two.onnx"):
+        output_path = tmp_path / f"{weights.stem}-exported.onnx"
+        words = ["--weights", weights, "--output", output_path, "--limit", 2, "--keypoints", keypoints]
+        assert main([str(word) for word in words]) == 0
+        with PoseEstimator(output_path) as estimate:
+            people.append([estimate(frame) for frame in frames()])
+    for expected, found in zip(*people, strict=True):
+        assert len(found) == len(expected) > 0
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=1e-3)
+        np.testing.assert_allclose(found.keypoint_scores, 1, atol=1e-6)
+        if keypoints == "best":
+            np.testing.assert_allclose(found.pose_scores, found.scores, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["yolov8n-pose-fixed.onnx", "yolo11n-pose-dynamic.onnx", "yolo26n-pose-people.onnx"])
 def test_backends_agree_on_imported_networks(name: str, tmp_path: Path) -> None:
     assert_backends_agree(imported(name, tmp_path))
