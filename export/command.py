@@ -20,7 +20,7 @@ from yolopose.runtime.contract import KEYPOINTS, PLAN_SUFFIXES, InputInfo, NmsIn
 from yolopose.runtime.errors import ArtifactError, BackendUnavailable, ContractMissing, UsageError
 from yolopose.runtime.output import output_folder
 
-from .config import LIMIT, TARGETS, ExportConfig, Int8Config, ShapeConfig, Target, plan_path
+from .config import LIMIT, TARGETS, ExportConfig, Int8Config, Limits, ShapeConfig, Target, plan_path
 from .tensorrt import build_engine, import_tensorrt, refit_engine
 from .tensorrt_options import EngineConfig, profile_from_text, usual_profile
 
@@ -135,10 +135,18 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--max-ap-drop",
         type=float,
-        default=ExportConfig.max_ap_drop,
+        default=Limits.max_ap_drop,
         metavar="POINTS",
-        help="allowed loss of keypoint AP, in points of 100",
+        help="fp16, int8: allowed loss of keypoint AP, in points of 100",
     )
+    add(
+        "--max-changed",
+        type=float,
+        default=Limits.max_changed,
+        metavar="PERCENT",
+        help="fp16, int8: allowed share of lost and invented people",
+    )
+    add("--min-oks", type=float, metavar="OKS", help="mean OKS that people must keep (default: fp16 0.99, int8 0.96)")
 
     add = made.add_argument_group("people (docs/deploy.md)").add_argument
     add("--score", type=float, default=NmsInfo.score_threshold, help="default score threshold in the file")
@@ -216,9 +224,15 @@ def export_config(arguments: argparse.Namespace) -> ExportConfig:
         images=arguments.images,
         calibration=arguments.calibration,
         limit=arguments.limit,
-        max_ap_drop=arguments.max_ap_drop,
+        limits=_limits(arguments),
         allow_unverified=arguments.allow_unverified,
     )
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    usual = Limits.usual(arguments.fp16)
+    min_oks = usual.min_oks if arguments.min_oks is None else arguments.min_oks
+    return Limits(arguments.max_ap_drop, arguments.max_changed, min_oks)
 
 
 def plan_config(arguments: argparse.Namespace, given: InputInfo) -> EngineConfig:

@@ -44,6 +44,33 @@ class Int8Config:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What float16 and int8 may change. Raises ValueError for values out of range.
+
+    max_ap_drop   points of keypoint AP, 0..100; the one-sided bound of the drop may be twice as large
+    max_changed   lost and invented people, in percent of the reference's people
+    min_oks       mean OKS of the people with those of the reference
+    """
+
+    max_ap_drop: float = 0.5
+    max_changed: float = 2.0
+    min_oks: float = 0.96
+
+    @classmethod
+    def usual(cls, fp16: bool) -> Limits:
+        """Float16 keeps poses more exactly than int8."""
+        return cls(min_oks=0.99) if fp16 else cls()
+
+    def __post_init__(self) -> None:
+        if not self.max_ap_drop >= 0:  # NaN included
+            raise ValueError(f"--max-ap-drop must be 0 or more points, got {self.max_ap_drop}")
+        if not 0 <= self.max_changed <= 100:
+            raise ValueError(f"--max-changed must be 0 to 100 percent, got {self.max_changed}")
+        if not 0 <= self.min_oks <= 1:
+            raise ValueError(f"--min-oks must be in 0..1, got {self.min_oks}")
+
+
+@dataclass(frozen=True)
 class ExportConfig:
     """One export. Raises ValueError for values that are out of range or exclude each other.
 
@@ -57,7 +84,7 @@ class ExportConfig:
     data, images        images to verify on, as ``yolopose.data.image_set.open_image_set`` takes them
     calibration         folder of images to calibrate int8 on; None: some of ``images``
     limit               verify on at most this many images; 0: all; None: 64, with int8 all that it does not use itself
-    max_ap_drop         allowed loss of keypoint AP, in points of 100
+    limits              what float16 and int8 may change; None: ``Limits.usual``
     allow_unverified    write an int8 file although the images are too few to judge it
     """
 
@@ -76,7 +103,7 @@ class ExportConfig:
     images: Path | None = None
     calibration: Path | None = None
     limit: int | None = None
-    max_ap_drop: float = 0.5
+    limits: Limits | None = None
     allow_unverified: bool = False
 
     def __post_init__(self) -> None:
@@ -84,8 +111,6 @@ class ExportConfig:
             raise ValueError("--int8 and --fp16 exclude each other: a file has one precision")
         if self.limit is not None and self.limit < 0:
             raise ValueError(f"--limit must be 0 (all) or more, got {self.limit}")
-        if not self.max_ap_drop >= 0:
-            raise ValueError(f"--max-ap-drop must be 0 or more points, got {self.max_ap_drop}")
 
     @property
     def precision(self) -> str:
@@ -97,6 +122,11 @@ class ExportConfig:
     @property
     def is_float32(self) -> bool:
         return not self.fp16 and self.int8 is None
+
+    @property
+    def gate(self) -> Limits | None:
+        """What the artifact may change; None for float32, which must be exact."""
+        return None if self.is_float32 else self.limits or Limits.usual(self.fp16)
 
     @property
     def weights_are_onnx(self) -> bool:

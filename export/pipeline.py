@@ -36,7 +36,7 @@ from yolopose.runtime.machine import installed_versions
 from yolopose.runtime.output import atomic_write, output_folder
 from yolopose.runtime.skeleton import Skeleton
 
-from .config import LIMIT, ExportConfig, ShapeConfig, output_path
+from .config import LIMIT, ExportConfig, Limits, ShapeConfig, output_path
 from .graph import embed_contract, graph_sha256, letterboxed, simplify
 from .int8.build import CALIBRATION, Shares, kept_layers, share_out, to_int8, write_sensitivity
 from .int8.search import SearchResult, shortfall
@@ -263,7 +263,7 @@ def _to_int8(export: Export) -> None:
         export.input,
         export.source.skeleton,
         config,
-        export.config.max_ap_drop,
+        _limits(export.config).max_ap_drop,
         export.target.with_name(f".{export.target.stem[:200]}.search.json"),
         export.say,
         export.progress,
@@ -304,10 +304,15 @@ def _verify_file(export: Export, file: Path) -> Verification:
         file,
         export.source,
         export.images,
-        exact=config.is_float32,
-        max_ap_drop=config.max_ap_drop,
+        limits=config.gate,
         progress=export.progress,
     )
+
+
+def _limits(config: ExportConfig) -> Limits:
+    limits = config.gate
+    assert limits is not None  # only float32 has none
+    return limits
 
 
 def _refusal(verification: Verification, config: ExportConfig) -> str:
@@ -326,7 +331,7 @@ def write(export: Export, verification: Verification) -> Exported:
     """Write the artifact. Raises GateRefused after writing it as ``<name>.rejected``; an older artifact stays."""
     config, target, search = export.config, export.target, export.search
     contract = replace(export.contract(export.model), parity=verification.info)
-    refusal = (shortfall(search, config.max_ap_drop) if search else "") or _refusal(verification, config)
+    refusal = (shortfall(search, _limits(config).max_ap_drop) if search else "") or _refusal(verification, config)
     suffix = ".rejected" if refusal else ""
     if search is not None:
         write_sensitivity(target.with_suffix(f"{suffix}.sensitivity.json"), search)

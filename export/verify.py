@@ -1,4 +1,4 @@
-"""Verification: run an artifact and its reference on the same images, compare their people, give a verdict."""
+"""Verification: run an artifact and its reference on the same images, compare their people, have the gate judge."""
 
 from __future__ import annotations
 
@@ -12,22 +12,18 @@ import numpy as np
 from yolopose.bootstrap import APDifference, MatchedPeople, ap_difference, match_image_set
 from yolopose.data.image_set import ImageSet
 from yolopose.deploy.reference import ReferenceEstimator
-from yolopose.evaluation import AP_SCORE_THRESHOLD, MATCH_IOU, iou_matrix, oks_to_reference
+from yolopose.evaluation import AP_SCORE_THRESHOLD, Ranking, iou_matrix, oks_to_reference
 from yolopose.runtime.contract import ParityInfo, PoseInfo, read_contract
 from yolopose.runtime.estimator import PoseEstimator
 from yolopose.runtime.machine import installed_versions, machine_now
 from yolopose.runtime.result import NMS_NOT_CONVERGED, PoseResult
 from yolopose.runtime.skeleton import Skeleton
 
+from .config import Limits
+from .gate import MIN_PEOPLE, PeopleChange, is_finite, judge, judge_float32, match_by_boxes, people_change
 from .source import Source
 
 BORDERLINE = 1e-4  # a score or IoU this close to its threshold may fall on either side of it
-FLOAT32_PX = 0.05  # tolerances for float32: rounding only
-FLOAT32_SCORE = 1e-4
-MIN_PEOPLE = 20  # with fewer people in the reference, the verdict is unverified
-MIN_AP = 0.01  # with a lower reference AP, the verdict is unverified
-MIN_OKS = 0.99  # mean OKS with the reference that fp16 and int8 must keep, without labels
-MAX_LOST = 0.02  # share of people that fp16 and int8 may lose or add, without labels
 CHUNK = 4  # images per call of the artifact, so that batches are verified as well
 
 Progress = Callable[[Iterable[int], int, str], Iterable[int]]  # (items, total, label)
@@ -57,23 +53,6 @@ class ParityReport:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def _match(reference: PoseResult, artifact: PoseResult) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-    """Greedy pairs by falling IoU (same label, at least ``MATCH_IOU``), then the unmatched people of either side."""
-    iou = np.nan_to_num(iou_matrix(reference.boxes, artifact.boxes))  # a NaN box overlaps nothing
-    iou[reference.labels[:, None] != artifact.labels[None]] = 0
-    pairs = []
-    free_reference, free_artifact = set(range(len(reference))), set(range(len(artifact)))
-    for flat in np.argsort(-iou, axis=None, kind="stable"):
-        i, j = divmod(int(flat), max(len(artifact), 1))
-        if iou[i, j] < MATCH_IOU:
-            break
-        if i in free_reference and j in free_artifact:
-            pairs.append((i, j))
-            free_reference.remove(i)
-            free_artifact.remove(j)
-    return pairs, sorted(free_reference), sorted(free_artifact)
 
 
 def _count_borderline(alone: PoseResult, others: PoseResult, score_threshold: float, iou_threshold: float) -> int:
@@ -108,10 +87,12 @@ def compare_people(
     oks: list[float] = []
     worst: tuple[float, str | None] = (-1.0, None)
     for index, (expected, actual) in enumerate(zip(reference, artifact, strict=True)):
-        pairs, lost, found = _match(expected, actual)
+        pairs = match_by_boxes(expected, actual)
+        lost = sorted(set(range(len(expected))) - {i for i, _ in pairs})
+        found = sorted(set(range(len(actual))) - {j for _, j in pairs})
         near_lost = _count_borderline(expected[lost], actual, score_threshold, iou_threshold)
         near_found = _count_borderline(actual[found], expected, score_threshold, iou_threshold)
-        broken = [(i, j) for i, j in pairs if not _finite(actual, j)]
+        broken = [(i, j) for i, j in pairs if not is_finite(actual, j)]
         pairs = [pair for pair in pairs if pair not in broken]
         missing += len(broken)
         extra += len(broken)
@@ -149,15 +130,12 @@ def compare_people(
     )
 
 
-def _finite(people: PoseResult, i: int) -> bool:
-    return bool(np.isfinite(people.keypoints[i]).all() and np.isfinite(people.keypoint_scores[i]).all())
-
-
 @dataclass(frozen=True)
 class Verification:
     """Verdict of the accuracy gate.
 
-    report            comparison of people that the verdict rests on
+    report            comparison of people; for float32 the verdict rests on it
+    change            what became of people, for float16 and int8; None for float32
     score_threshold   at which people were compared; below the default where the network finds too few
     info              verdict and figures, for the contract
     reason            one sentence that explains the verdict
@@ -167,6 +145,7 @@ class Verification:
     """
 
     report: ParityReport
+    change: PeopleChange | None
     score_threshold: float
     info: ParityInfo
     reason: str
@@ -179,63 +158,79 @@ def verify(
     source: Source,
     images: ImageSet,
     *,
-    exact: bool,
-    max_ap_drop: float,
+    limits: Limits | None,
     progress: Progress,
     backend: str = "auto",
     device: str | None = None,
 ) -> Verification:
     """Compare the artifact, run by ``backend`` on ``device``, with the source's reference on ``images``.
 
-    exact         the artifact is float32: its people must equal the reference's within rounding
-    max_ap_drop   allowed loss of keypoint AP for other precisions on labeled images, in points of 100
+    limits   what the artifact may change; None for float32, whose people must equal the reference's within rounding
     """
     contract = read_contract(artifact)
     nms, shape_hw = contract.nms, (contract.input.height.opt, contract.input.width.opt)
     reference = source.reference(nms, shape_hw, contract.pose)
-    expected = list(_run_reference(reference, images, progress))
-    lowered = sum(len(people) for people in expected) < MIN_PEOPLE
+    threshold = nms.score_threshold
+    run_at = threshold if limits is None else min(threshold, AP_SCORE_THRESHOLD)  # people above both are the same
+
+    def run_reference(run_at: float) -> _ReferencePeople:
+        reference.score_threshold = run_at
+        return _run_reference(reference, source, images, progress)
+
+    def run_artifact(run_at: float) -> list[PoseResult]:
+        with PoseEstimator(artifact, backend, device, score_threshold=run_at) as estimate:
+            return list(_run_artifact(estimate, images, progress))
+
+    expected = run_reference(run_at)
+    lowered = sum(len(people) for people in _above(expected.shipped, threshold)) < MIN_PEOPLE
     if lowered:  # compare the arithmetic at a threshold at which the network finds candidates
         few = [images.read(i) for i in range(min(len(images.names), 8))]
-        reference.score_threshold = reference.threshold_for(10, few)
-        expected = list(_run_reference(reference, images, progress))
-    threshold = reference.score_threshold
-
-    def run_artifact(threshold: float) -> Iterator[PoseResult]:
-        with PoseEstimator(artifact, backend, device, score_threshold=threshold) as estimate:
-            yield from _run_artifact(estimate, images, progress)
-
-    actual = list(run_artifact(threshold))
+        threshold = reference.threshold_for(10, few)
+        if threshold < run_at:
+            run_at = threshold
+            expected = run_reference(run_at)
+    actual = run_artifact(run_at)
     # Where R rounds of suppression were not enough, the artifact sets a flag and equal people are not promised.
-    converged = [i for i, people in enumerate(actual) if not people.flags & NMS_NOT_CONVERGED]
+    compared = [i for i, people in enumerate(actual) if limits or not people.flags & NMS_NOT_CONVERGED]
     report = compare_people(
-        [expected[i] for i in converged],
-        [actual[i] for i in converged],
+        [_above(expected.shipped, threshold)[i] for i in compared],
+        [_above(actual, threshold)[i] for i in compared],
         source.skeleton,
         threshold,
         iou_threshold=nms.iou_threshold,
-        names=[images.names[i] for i in converged],
+        names=[images.names[i] for i in compared],
     )
-    left_out = len(actual) - len(converged)
     ap = consensus = None
     if images.labels is not None:
-        reference.score_threshold = AP_SCORE_THRESHOLD
-        before, consensus = _match_reference(reference, source, images, progress)
-        after = match_image_set(run_artifact(AP_SCORE_THRESHOLD), images, source.skeleton)
-        ap = ap_difference(before, after)
-    verdict, reason = judge(
-        report, exact=exact, lowered=lowered, ap=ap, max_ap_drop=max_ap_drop, reference_name=source.reference_name
-    )
-    if left_out:
+        if run_at > AP_SCORE_THRESHOLD:
+            expected, actual = run_reference(AP_SCORE_THRESHOLD), run_artifact(AP_SCORE_THRESHOLD)
+        ap, consensus = _compare_ap(expected, actual, images, source)
+    advice = f"give {'more ' if images.paths else ''}images with people by --images"
+    change = None
+    if limits is None:
+        judgment = judge_float32(
+            report.missing + report.extra, report.matched, report.max_px or 0.0, report.max_score_deviation or 0.0,
+            lowered, source.reference_name, advice,
+        )  # fmt: skip
+    else:
+        change = people_change(expected.shipped, actual, source.skeleton, threshold)
+        judgment = judge(
+            change, ap, limits,
+            images=len(images), lowered=lowered, reference_name=source.reference_name, advice=advice,
+        )  # fmt: skip
+    reason = judgment.reason
+    if left_out := len(actual) - len(compared):
         reason += f"; {left_out} images left out: their suppression chains are longer than {nms.rounds} rounds"
     info = ParityInfo(
-        verdict=verdict,
+        verdict=judgment.verdict,
         images=report.images,
         matched_people=report.matched,
+        lost_people=change.lost if change else None,
+        invented_people=change.invented if change else None,
         max_px=_digits(report.max_px),
         mean_px=_digits(report.mean_px),
         max_score_deviation=_digits(report.max_score_deviation),
-        mean_oks=_digits(report.mean_oks),
+        mean_oks=_digits(change.mean_oks if change else report.mean_oks),
         ap_reference=_digits(ap.before) if ap else None,
         ap_artifact=_digits(ap.after) if ap else None,
         ap_interval=(_digits(ap.interval[0]), _digits(ap.interval[1])) if ap and ap.interval else None,
@@ -243,7 +238,11 @@ def verify(
         versions=installed_versions(),
         isa=" ".join(machine_now().isa),
     )
-    return Verification(report, threshold, info, reason, ap, consensus)
+    return Verification(report, change, threshold, info, reason, ap, consensus)
+
+
+def _above(people: Sequence[PoseResult], threshold: float) -> list[PoseResult]:
+    return [each[each.scores > threshold] for each in people]
 
 
 @overload
@@ -255,31 +254,44 @@ def _digits(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
-def _run_reference(reference: ReferenceEstimator, images: ImageSet, progress: Progress) -> Iterator[PoseResult]:
-    count = len(images.names)
-    for i in progress(range(count), count, f"reference at score {reference.score_threshold:.3g}"):
-        yield reference.one(images.read(i))
+@dataclass(frozen=True)
+class _ReferencePeople:
+    """People of all images: as the artifact should give them; with labels also in both forms of keypoints."""
+
+    shipped: list[PoseResult]
+    best: list[PoseResult] | None = None
+    consensus: list[PoseResult] | None = None
 
 
-def _match_reference(
+def _run_reference(
     reference: ReferenceEstimator, source: Source, images: ImageSet, progress: Progress
-) -> tuple[MatchedPeople, APDifference | None]:
-    """People of the reference, matched to the labels; its change of AP by consensus (``Verification.consensus``)."""
-    if source.nms_free:
-        return match_image_set(_run_reference(reference, images, progress), images, source.skeleton), None
-    by_consensus = reference.pose.keypoints == "consensus"
-    consensus = reference.pose if by_consensus else PoseInfo("consensus")
-    best: list[PoseResult] = []
-    means: list[PoseResult] = []
+) -> _ReferencePeople:
+    both = images.labels is not None and not source.nms_free
+    shipped, best, consensus = [], [], []
     count = len(images.names)
     for i in progress(range(count), count, f"reference at score {reference.score_threshold:.3g}"):
         found = reference.predict(images.read(i))
-        best.append(reference.people(*found, PoseInfo("best")))
-        means.append(reference.people(*found, consensus))
-    plain = match_image_set(best, images, source.skeleton, ranking="score")
-    better = match_image_set(means, images, source.skeleton)
-    shipped = better if by_consensus else match_image_set(best, images, source.skeleton)
-    return shipped, ap_difference(plain, better)
+        shipped.append(reference.people(*found))
+        if both:
+            by_consensus = reference.pose.keypoints == "consensus"
+            other = reference.people(*found, PoseInfo("best") if by_consensus else PoseInfo("consensus"))
+            best.append(other if by_consensus else shipped[-1])
+            consensus.append(shipped[-1] if by_consensus else other)
+    return _ReferencePeople(shipped, best, consensus) if both else _ReferencePeople(shipped)
+
+
+def _compare_ap(
+    expected: _ReferencePeople, actual: Sequence[PoseResult], images: ImageSet, source: Source
+) -> tuple[APDifference | None, APDifference | None]:
+    """``ap`` and ``consensus`` of a Verification."""
+
+    def match(people: Sequence[PoseResult], ranking: Ranking = "pose_score") -> MatchedPeople:
+        return match_image_set(_above(people, AP_SCORE_THRESHOLD), images, source.skeleton, ranking=ranking)
+
+    ap = ap_difference(match(expected.shipped), match(actual))
+    if expected.best is None or expected.consensus is None:
+        return ap, None
+    return ap, ap_difference(match(expected.best, "score"), match(expected.consensus))
 
 
 def _run_artifact(estimate: PoseEstimator, images: ImageSet, progress: Progress) -> Iterator[PoseResult]:
@@ -291,48 +303,3 @@ def _run_artifact(estimate: PoseEstimator, images: ImageSet, progress: Progress)
 def _worst_by_labels(ap: APDifference, images: ImageSet) -> str | None:
     """Name of the image whose people lose most OKS with the labels; None where no image loses."""
     return None if ap.worst_image is None else images.names[images.image_ids.index(ap.worst_image)]
-
-
-def judge(
-    report: ParityReport,
-    *,
-    exact: bool,
-    lowered: bool,
-    ap: APDifference | None,
-    max_ap_drop: float,
-    reference_name: str = "PyTorch",
-) -> tuple[str, str]:
-    """Verdict ("passed", "failed" or "unverified") and the sentence that explains it.
-
-    lowered   people were compared at a score threshold below the default
-    ap        change of keypoint AP; None without labels. The verdict depends on the difference, not on its interval.
-    """
-    differing = report.missing + report.extra
-    if exact:
-        px, score = report.max_px or 0.0, report.max_score_deviation or 0.0
-        if differing or not (px <= FLOAT32_PX and score <= FLOAT32_SCORE):
-            return "failed", (
-                f"float32 must match {reference_name} within tolerance: {differing} people differ, "
-                f"{px:.3g} px (at most {FLOAT32_PX}), score {score:.2g} (at most {FLOAT32_SCORE})"
-            )
-    if lowered or report.people < MIN_PEOPLE:
-        return "unverified", (
-            f"{reference_name} finds fewer than {MIN_PEOPLE} people on these images at the default score threshold, "
-            "too few for a verdict: give images with people by --images"
-        )
-    if exact:
-        return "passed", f"all {report.matched} people match {reference_name} within tolerance"
-    if ap is not None:
-        if ap.before < MIN_AP:
-            return "unverified", (
-                f"the reference AP is too low to measure a drop: {reference_name} has keypoint AP "
-                f"{100 * ap.before:.2f} on these labels"
-            )
-        verdict = "passed" if -100 * ap.difference <= max_ap_drop else "failed"
-        return verdict, f"keypoint AP {ap.in_points()}, allowed drop {max_ap_drop:g} points"
-    share, oks = differing / report.people, report.mean_oks or 0.0
-    verdict = "passed" if oks >= MIN_OKS and share <= MAX_LOST else "failed"
-    return verdict, (
-        f"mean OKS with {reference_name} {oks:.4f} (at least {MIN_OKS}), {differing} of {report.people} people differ "
-        f"(at most {MAX_LOST:.0%})"
-    )

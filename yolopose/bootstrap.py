@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)  # of the differences: the 95 % interval
+ONE_SIDED = (5.0, 95.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +143,7 @@ class APDifference:
     interval: tuple[float, float] | None  # 95 % bootstrap interval of the difference; None for a single image
     resamples: int
     worst_image: int | None  # id of the image that loses most OKS, summed over its people; None if none loses
+    bounds: tuple[float, float] | None = None  # one-sided 95 % bounds of the difference, lower and upper
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -179,11 +181,11 @@ def ap_difference(
         a, b = before.ap(counts), after.ap(counts)
         if a is not None and b is not None:
             differences.append(b - a)
-    interval = None
+    interval = bounds = None
     if differences:
-        low, high = np.percentile(differences, PERCENTILES)
-        interval = (float(low), float(high))
+        low, lower, upper, high = np.percentile(differences, sorted((*PERCENTILES, *ONE_SIDED)))
+        interval, bounds = (float(low), float(high)), (float(lower), float(upper))
     lost = before.oks - after.oks
     worst = int(lost.argmax())  # the first of equal ones
     worst_image = before.image_ids[worst] if lost[worst] > 0 else None
-    return APDifference(first, second, second - first, interval, resamples, worst_image)
+    return APDifference(first, second, second - first, interval, resamples, worst_image, bounds)

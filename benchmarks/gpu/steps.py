@@ -222,6 +222,7 @@ def compare(task: GpuTask) -> dict[str, Any]:
 
     from yolopose.checkpoints import load
     from yolopose.data.image_set import open_image_set
+    from yolopose.export.config import Limits
     from yolopose.export.source import source_from_net
     from yolopose.export.verify import verify
 
@@ -236,8 +237,7 @@ def compare(task: GpuTask) -> dict[str, Any]:
         Path(task.artifact),
         source_from_net(net),
         images,
-        exact=exact,
-        max_ap_drop=0.5,
+        limits=None if exact else Limits.usual(contract.precision.activations == "float16"),
         progress=lambda items, total, label: items,
         backend=task.backend,
         device=task.device,
