@@ -86,7 +86,7 @@ def make_plan(body: Body, samples: dict[str, Samples], target: Target, progress:
     for i in progress(range(len(tensors)), len(tensors), "ranges of tensors"):
         name = tensors[i]
         choices[name] = choose_range(samples[name], consumers.error_of(name), symmetric)
-    for group in _scale_groups(body, tensors, around_concat=symmetric):
+    for group in scale_groups(body, tensors, around_concat=symmetric):
         ranges = [choices[name].grid.range for name in group]
         widest = make_grid(min(low for low, _ in ranges), max(high for _, high in ranges), symmetric)
         choices |= {name: replace(choices[name], grid=widest) for name in group}
@@ -99,7 +99,7 @@ def make_plan(body: Body, samples: dict[str, Samples], target: Target, progress:
     return QuantizationPlan(target, body, choices, weights)
 
 
-def _scale_groups(body: Body, tensors: Sequence[str], around_concat: bool) -> list[list[str]]:
+def scale_groups(body: Body, tensors: Sequence[str], around_concat: bool) -> list[list[str]]:
     """Groups of two or more ``tensors`` that share one scale: input and outputs of ``MOVE_OPERATORS``.
 
     around_concat: also all inputs and the output of a Concat.

@@ -34,7 +34,7 @@ from .ranges import Progress
 from .trials import Trial, Trials
 
 RANKING_IMAGES = 24  # images on which each layer is ranked
-MAX_POSE_LOSS = 0.01  # budget without labels: mean OKS 0.99, as the gate demands
+MAX_POSE_LOSS = 0.01  # budget without labels: mean OKS 0.99, of the poses alone; the gate judges scores too
 MACS_PER_ELEMENT = 200  # multiply-adds whose int8 savings equal the cost of converting one element
 SILU_PER_ELEMENT = 1.5  # conversions' worth of time that SiLU takes longer in integers than as one float32 kernel
 

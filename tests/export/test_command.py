@@ -16,7 +16,7 @@ import pytest
 
 import yolopose
 from yolopose.data.synthetic import SyntheticScenes
-from yolopose.export import verify as verify_module
+from yolopose.export import gate
 from yolopose.export.command import build_parser, export_config, main
 from yolopose.export.config import ShapeConfig
 from yolopose.export.pipeline import load
@@ -125,7 +125,7 @@ def test_contract_describes_the_input_of_the_source(checkpoints: Path, tmp_path:
 def test_artifact_that_fails_the_gate_is_kept_as_rejected(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_module, "FLOAT32_PX", -1.0)  # every artifact fails
+    monkeypatch.setattr(gate, "FLOAT32_PX", -1.0)  # every artifact fails
     content = b"an older artifact"
     (tmp_path / "tiny.onnx").write_bytes(content)
     assert main(arguments("--weights", tiny_weights, "--output", tmp_path, "--limit", 2, *FIXED)) == 3

@@ -13,6 +13,7 @@ import pytest
 
 from tests.simulated_gpu import ROOT, SimulatedGpu, simulate_gpu
 from tests.simulated_gpu.tensorrt import simulated_tensorrt
+from yolopose.export import gate
 from yolopose.export import verify as verify_module
 from yolopose.export.command import main
 from yolopose.runtime import PoseEstimator
@@ -72,7 +73,7 @@ def test_plan_refused_by_the_gate_is_kept_as_rejected(
         verified.append(artifact)
         with pytest.MonkeyPatch.context() as patch:
             if artifact.suffix == ".engine":
-                patch.setattr(verify_module, "FLOAT32_PX", -1.0)
+                patch.setattr(gate, "FLOAT32_PX", -1.0)
             return real(artifact, *arguments, **more)
 
     monkeypatch.setattr("yolopose.export.pipeline.verify", verify)

@@ -118,7 +118,7 @@ def test_equal_inputs_give_equal_bytes_also_after_an_interruption(
 
 @pytest.mark.slow
 def test_smaller_budget_keeps_more_layers_and_impossible_budget_is_refused(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The whole command with the demo network and labeled photographs, budgets of 0.5, 0.05 and 0 points."""
     monkeypatch.setattr(search, "RANKING_IMAGES", 8)  # the ranking takes a third of the time, still minutes
@@ -131,8 +131,10 @@ def test_smaller_budget_keeps_more_layers_and_impossible_budget_is_refused(
         (report,) = tmp_path.glob(f"demo-{budget}*.sensitivity.json")  # .rejected.sensitivity.json where it is refused
         ranking = json.loads(report.read_text(encoding="utf-8"))
         kept[budget] = sum(layer["kept_float32"] for layer in ranking["layers"])
-        # The search meets its budget on its own images; the report images may miss a narrow budget.
-        assert code == 0 or budget < 0.5
+        # The search meets its budget on its own images; on the report images the gate may want more evidence.
+        printed = capsys.readouterr().err
+        assert budget < 0.5 or "the search found no int8 graph" not in printed
+        assert code in (0, 3), printed
     assert kept[0.5] < kept[0.05] < 86
     words = ("--weights", "demo", "--int8", "--max-ap-drop", 0, *labeled, "--search-minutes", 0)
     assert export(*words, "--output", tmp_path / "none.onnx") == 3
