@@ -136,10 +136,10 @@ def judge(
     lowered   people were compared at a score threshold below the default
     advice    what gives more evidence
     """
-    judgments = [_judge_people(change, limits, images, reference_name), _judge_poses(change, limits, reference_name)]
     if lowered or change.people < MIN_PEOPLE:
-        judgments.append(_too_few_people(reference_name, advice))
-    elif ap is not None:
+        return _too_few_people(reference_name, advice)
+    judgments = [_judge_people(change, limits, images, reference_name), _judge_poses(change, limits, reference_name)]
+    if ap is not None:
         judgments.append(_judge_ap(ap, limits.max_ap_drop, images, reference_name))
     verdict = max((each.verdict for each in judgments), key=("passed", "unverified", "failed").index)
     decisive = [each.reason for each in judgments if each.verdict == verdict]
