@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -334,6 +334,7 @@ def _document(exported: Exported) -> dict[str, Any]:
             "verified_on": exported.verified_on,
             "score_threshold": verification.score_threshold,
             "comparison": verification.report.to_dict(),
+            "change": None if verification.change is None else asdict(verification.change),
             "consensus": None if verification.consensus is None else verification.consensus.to_dict(),
         }
     return document

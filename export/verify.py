@@ -225,8 +225,6 @@ def verify(
         verdict=judgment.verdict,
         images=report.images,
         matched_people=report.matched,
-        lost_people=change.lost if change else None,
-        invented_people=change.invented if change else None,
         max_px=_digits(report.max_px),
         mean_px=_digits(report.mean_px),
         max_score_deviation=_digits(report.max_score_deviation),

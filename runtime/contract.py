@@ -250,8 +250,6 @@ class ParityInfo(Part):
     verdict: Annotated[str, OneOf(VERDICTS)]
     images: Annotated[int, not_negative]
     matched_people: Annotated[int, not_negative] | None = None
-    lost_people: Annotated[int, not_negative] | None = None
-    invented_people: Annotated[int, not_negative] | None = None
     max_px: float | None = None
     mean_px: float | None = None
     max_score_deviation: float | None = None
