@@ -172,18 +172,25 @@ def _judge_people(change: PeopleChange, limits: Limits, images: int, reference_n
 
 
 def _tail(count: int, trials: int, probability: float) -> float:
-    """P(at least ``count`` of ``trials``), binomial; more than ``trials`` changes count as ``trials``."""
-    terms = (
-        math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k) for k in range(min(count, trials))
+    """P(at least ``count`` of ``trials``), binomial; more than ``trials`` changes count as ``trials``.
+
+    In logarithms, because the binomial coefficients of some thousand people exceed the range of a float.
+    """
+    if probability == 0:
+        return float(count == 0)
+    log_yes, log_no, log_all = math.log(probability), math.log1p(-probability), math.lgamma(trials + 1)
+    below = (
+        log_all - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * log_yes + (trials - k) * log_no
+        for k in range(min(count, trials))
     )
-    return 1 - sum(terms)
+    return 1 - math.fsum(map(math.exp, below))
 
 
 def _judge_poses(change: PeopleChange, limits: Limits, reference_name: str) -> Judgment:
     if change.mean_oks is None:  # everybody is lost, or nobody was there: the other criteria decide
         return Judgment("passed", f"no OKS with {reference_name}")
     verdict = "passed" if change.mean_oks >= limits.min_oks else "failed"
-    oks, least = _distinct(change.mean_oks, limits.min_oks)
+    oks, least = _distinct(change.mean_oks, limits.min_oks, 4)
     return Judgment(verdict, f"mean OKS with {reference_name} {oks} (at least {least})")
 
 
@@ -229,9 +236,9 @@ def _would_do(needed: float, images: int) -> str:
     return f"{images} images are too few to tell: about {count} would do"
 
 
-def _distinct(value: float, limit: float) -> tuple[str, str]:
-    """Both numbers with two digits, or with as many as it takes to tell them apart."""
-    for digits in range(2, 7):
+def _distinct(value: float, limit: float, least: int = 2) -> tuple[str, str]:
+    """Both numbers, the value with ``least`` digits or as many as it takes to tell it from the limit."""
+    for digits in range(least, 7):
         texts = f"{round(value, digits) + 0.0:.{digits}f}", f"{limit:g}"
         if value == limit or float(texts[0]) != limit:
             return texts

@@ -193,8 +193,8 @@ def verify(
     # Where R rounds of suppression were not enough, the artifact sets a flag and equal people are not promised.
     compared = [i for i, people in enumerate(actual) if limits or not people.flags & NMS_NOT_CONVERGED]
     report = compare_people(
-        [_above(expected.shipped, threshold)[i] for i in compared],
-        [_above(actual, threshold)[i] for i in compared],
+        _above([expected.shipped[i] for i in compared], threshold),
+        _above([actual[i] for i in compared], threshold),
         source.skeleton,
         threshold,
         iou_threshold=nms.iou_threshold,
@@ -254,7 +254,7 @@ def _digits(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class _ReferencePeople:
-    """People of all images: as the artifact should give them; with labels also in both forms of keypoints."""
+    """People of all images: as the artifact should give them; where AP is taken also in both forms of keypoints."""
 
     shipped: list[PoseResult]
     best: list[PoseResult] | None = None
@@ -264,7 +264,7 @@ class _ReferencePeople:
 def _run_reference(
     reference: ReferenceEstimator, source: Source, images: ImageSet, progress: Progress
 ) -> _ReferencePeople:
-    both = images.labels is not None and not source.nms_free
+    both = images.labels is not None and not source.nms_free and reference.score_threshold <= AP_SCORE_THRESHOLD
     shipped, best, consensus = [], [], []
     count = len(images.names)
     for i in progress(range(count), count, f"reference at score {reference.score_threshold:.3g}"):

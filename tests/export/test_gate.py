@@ -72,6 +72,12 @@ def test_exchanging_both_sides_exchanges_lost_and_invented(reference: list[float
     assert (one.lost, one.invented, one.crossing) == (other.invented, other.lost, other.crossing)
 
 
+def test_no_change_allowed() -> None:
+    none = replace(LIMITS, max_changed=0.0)
+    assert judge(GOOD, None, none, images=100).verdict == "failed"
+    assert judge(replace(GOOD, lost=0, invented=0), None, none, images=100).verdict == "passed"
+
+
 def test_a_person_that_is_not_finite_is_lost() -> None:
     broken = people([0.9, 0.8])
     broken.keypoints[1, 3, 0] = np.nan
@@ -88,6 +94,8 @@ def test_a_person_that_is_not_finite_is_lost() -> None:
         ({"mean_oks": None, "lost": 500}, None, "failed", "500 of the 500 people"),
         ({"lost": 25}, (0.0, 0.1), "failed", "25 of the 500 people"),  # 5 % lost, AP unchanged
         ({"lost": 900, "invented": 900}, None, "failed", ""),
+        ({"people": 20000, "lost": 2000}, None, "failed", ""),
+        ({"people": 20000, "lost": 402, "invented": 0}, None, "unverified", ""),
         ({"people": 100, "lost": 3, "invented": 0}, None, "unverified", "images are too few to tell: about"),
         ({"people": 100, "lost": 9, "invented": 0}, None, "failed", ""),
         ({"people": 19, "lost": 0, "invented": 0}, None, "unverified", "finds fewer than 20 people"),
